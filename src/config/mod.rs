@@ -1,0 +1,404 @@
+//! The configuration as the rest of the program sees it: checked, with every default filled in and every name resolved
+//! to an index. After this no room tests a setting again. `file.rs` knows the shape of the TOML, `check.rs` turns one into
+//! the other and collects every mistake, `finding.rs` shows a mistake with its place.
+
+mod check;
+mod file;
+mod finding;
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use finding::{Finding, Findings, Site};
+
+/// A whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[server]`
+    pub server: Server,
+    /// `[[listener]]`
+    pub listeners: Vec<Listener>,
+    /// `[tls]`
+    pub tls: Tls,
+    /// `[[backend]]`; [`Target::Backend`] is an index into it.
+    pub backends: Vec<Backend>,
+    /// `[[lookup]]`; [`Target::Lookup`] is an index into it.
+    pub lookups: Vec<Lookup>,
+    /// `[[route]]`, in order.
+    pub routes: Vec<Route>,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[timeouts]`
+    pub timeouts: Timeouts,
+    /// `[admin]`; no section, no admin port.
+    pub admin: Option<Admin>,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// A value together with the place in the file where it was written, for checks that only a later room can make
+/// (does this file hold a certificate?).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At<T> {
+    /// What was written.
+    pub value: T,
+    /// Where.
+    pub site: Site,
+}
+
+/// `[server]`
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Worker threads; 0 in the file means one per core and is resolved here.
+    pub workers: usize,
+    /// How long a stop waits for sessions.
+    pub drain_timeout: Duration,
+}
+
+/// One `[[listener]]`.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Its name in logs and metrics; unique.
+    pub name: String,
+    /// Where it listens; `[::]` takes IPv4 too. Port 0 lets the kernel choose (tests).
+    pub address: At<SocketAddr>,
+    /// Its TLS mode.
+    pub tls: ListenerTls,
+    /// With `tls = "none"`: let clients that are not on loopback log in all the same.
+    pub allow_plaintext: bool,
+    /// Peers that must send a PROXY header. All others must not.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Peers whose RFC 2971 ID (`x-originating-ip` and friends) is believed.
+    pub id_from: Vec<IpNet>,
+    /// SASL mechanisms announced, EXTERNAL aside (that one is there when a verified client certificate is).
+    pub mechanisms: Vec<Mechanism>,
+}
+
+/// The TLS mode of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerTls {
+    /// TLS from the first byte.
+    Implicit,
+    /// In clear until STARTTLS; no login before.
+    StartTls,
+    /// In clear.
+    None,
+}
+
+/// A SASL mechanism that a listener can be told to announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the mechanisms")]
+pub enum Mechanism {
+    Plain,
+    Login,
+    XOAuth2,
+    OAuthBearer,
+    ScramSha1,
+    ScramSha256,
+}
+
+/// `[tls]`: what clients meet.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The oldest version accepted.
+    pub min_version: TlsVersion,
+    /// Whether clients are asked for certificates.
+    pub client_auth: ClientAuth,
+    /// The field of a client's certificate that names the user, for EXTERNAL.
+    pub client_name: CertificateName,
+    /// The first is the default; the others are chosen by SNI.
+    pub certificates: Vec<CertificateFiles>,
+    /// Every pair NAME.pem + NAME.key in it.
+    pub directory: Option<At<PathBuf>>,
+}
+
+/// A TLS version that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum TlsVersion {
+    V12,
+    V13,
+}
+
+/// Client certificates.
+#[derive(Debug, Clone)]
+pub enum ClientAuth {
+    /// Never asked for.
+    Off,
+    /// Asked for; a client without one is let in, one with a bad one is not.
+    Optional {
+        /// PEM file of the issuing authorities.
+        ca: At<PathBuf>,
+    },
+    /// Demanded.
+    Required {
+        /// PEM file of the issuing authorities.
+        ca: At<PathBuf>,
+    },
+}
+
+/// Which field of a client's certificate holds the user name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The first rfc822Name among the subject's alternative names.
+    Email,
+    /// The subject's common name.
+    CommonName,
+}
+
+/// A certificate chain and its key, PEM files both.
+#[derive(Debug, Clone)]
+pub struct CertificateFiles {
+    /// Leaf first.
+    pub chain: At<PathBuf>,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub key: At<PathBuf>,
+}
+
+/// One `[[backend]]`.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Its name in routes, logs and metrics; unique.
+    pub name: String,
+    /// Host name or IP address (without brackets).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Where `address` was written.
+    pub site: Site,
+    /// TLS towards it.
+    pub tls: BackendTls,
+    /// The PROXY header sent, if any.
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// Tell it the client's address by RFC 2971 ID.
+    pub forward_id: bool,
+    /// Local addresses to dial from, in turn; empty: the kernel's choice.
+    pub source: Vec<IpAddr>,
+}
+
+/// TLS towards a backend.
+#[derive(Debug, Clone)]
+pub enum BackendTls {
+    /// In clear.
+    None,
+    /// In clear until STARTTLS; a backend that does not offer it is not logged in to.
+    StartTls(TlsClient),
+    /// From the first byte.
+    Implicit(TlsClient),
+}
+
+/// How mailmux behaves as a TLS client.
+#[derive(Debug, Clone)]
+pub struct TlsClient {
+    /// The name sent as SNI and looked for in the certificate: `tls_name`, or else the host.
+    pub name: String,
+    /// Whom to trust.
+    pub roots: Roots,
+    /// Our own certificate, if the backend asks for one.
+    pub client: Option<CertificateFiles>,
+    /// False only where `tls_verify = false` was written out.
+    pub verify: bool,
+}
+
+/// Whom to trust.
+#[derive(Debug, Clone)]
+pub enum Roots {
+    /// Mozilla's list, built in.
+    WebPki,
+    /// The machine's own store.
+    System,
+    /// A PEM file, and nothing else.
+    File(At<PathBuf>),
+}
+
+/// PROXY protocol versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum ProxyVersion {
+    V1,
+    V2,
+}
+
+/// One `[[lookup]]`: a source of routes.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    /// Its name in routes and metrics; unique.
+    pub name: String,
+    /// What it is.
+    pub source: LookupSource,
+}
+
+/// The kinds of sources.
+#[derive(Debug, Clone)]
+pub enum LookupSource {
+    /// A map file: `user<TAB>backend [key=value ...]`.
+    File {
+        /// Its path.
+        path: At<PathBuf>,
+    },
+}
+
+/// One `[[route]]`: a rule.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// When it applies; all that is given must match.
+    pub when: When,
+    /// Where users then go.
+    pub target: Target,
+    /// The name they have there; `None`: the one they typed.
+    pub rewrite: Option<Rewrite>,
+    /// Whose credentials are used there.
+    pub login: LoginAs,
+}
+
+/// The conditions of a rule; an absent one matches everything.
+#[derive(Debug, Clone, Default)]
+pub struct When {
+    /// The whole user name, ASCII case ignored.
+    pub user: Option<Glob>,
+    /// What stands behind its last `@`, ASCII case ignored.
+    pub domain: Option<Glob>,
+    /// The listener's name.
+    pub listener: Option<String>,
+    /// The name the client sent as SNI, ASCII case ignored.
+    pub server_name: Option<Glob>,
+    /// Networks the client is in; empty: all.
+    pub client: Vec<IpNet>,
+}
+
+/// A pattern in which `*` stands for any run of bytes (an empty one too). Kept in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob(pub Vec<Box<[u8]>>);
+
+/// Where a rule sends users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Index into [`Config::backends`].
+    Backend(usize),
+    /// Index into [`Config::lookups`]; a user it does not know goes on to the next rule.
+    Lookup(usize),
+    /// Nowhere; the text is shown to the user.
+    Reject(String),
+}
+
+/// `rewrite = "{local}"`: text and placeholders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite(pub Vec<RewritePiece>);
+
+/// A piece of a rewritten name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RewritePiece {
+    /// As it stands.
+    Text(String),
+    /// `{user}`: the whole name as typed.
+    User,
+    /// `{local}`: what stands before the last `@`.
+    Local,
+    /// `{domain}`: what stands behind it; nothing when there is none.
+    Domain,
+}
+
+/// Whose credentials are used at the backend.
+#[derive(Debug, Clone)]
+pub enum LoginAs {
+    /// The client's own.
+    Passthrough,
+    /// A master user's, acting for the client's user (SASL PLAIN authzid). Only for clients that mailmux itself has
+    /// authenticated, which is by certificate (EXTERNAL).
+    Master {
+        /// The master user's name.
+        user: String,
+        /// The file that holds its password (one trailing line break is not part of it).
+        password_file: At<PathBuf>,
+    },
+}
+
+/// `[limits]`. A count of 0 and a rate `"off"` mean: no such limit.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Sessions in all.
+    pub sessions: usize,
+    /// Sessions per IPv4 address and IPv6 /64.
+    pub sessions_per_network: usize,
+    /// Sessions per user.
+    pub sessions_per_user: usize,
+    /// New connections per network.
+    pub connects_per_network: Option<Rate>,
+    /// Attempts to log in per user.
+    pub logins_per_user: Option<Rate>,
+    /// Distinct wrong secrets per network.
+    pub failures_per_network: Option<Rate>,
+    /// Distinct wrong secrets per user.
+    pub failures_per_user: Option<Rate>,
+    /// Networks to which none of the limits per network applies, nor the one on failures per user.
+    pub exempt: Vec<IpNet>,
+}
+
+/// `{ rate = "10/m", burst = 10 }`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// One every so often.
+    pub every: Duration,
+    /// So many at once.
+    pub burst: NonZeroU32,
+}
+
+/// `[timeouts]`
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// From accept to a whole PROXY header.
+    pub proxy_header: Duration,
+    /// One TLS handshake with a client.
+    pub tls_handshake: Duration,
+    /// From accept to a finished login, whatever happens meanwhile.
+    pub login: Duration,
+    /// TCP and TLS to a backend, one try.
+    pub backend_connect: Duration,
+    /// A login at the backend, all tries together.
+    pub backend_login: Duration,
+    /// No byte in either direction.
+    pub relay_idle: Duration,
+    /// Refusals of a login go out at multiples of this after the attempt, so that time tells nothing.
+    pub refusal_grid: Duration,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where the HTTP port listens.
+    pub address: At<SocketAddr>,
+    /// A file with the bearer token; demanded for an address that is not loopback.
+    pub token_file: Option<At<PathBuf>>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+    /// The least that is logged.
+    pub level: LogLevel,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}

@@ -1,0 +1,46 @@
+//! mailmux: an IMAP reverse proxy. It terminates TLS, reads just enough IMAP to learn who is logging in, finds that
+//! user's server, logs in there, and then moves bytes both ways.
+//!
+//! This page is the map. A connection travels in one direction through these rooms, and no room knows the one after it:
+//!
+//! ```text
+//! listener → admission → tls → dialogue → limits → routing → link (connect, log in) → relay → record
+//! ```
+//!
+//! [`session`] is the only place that knows the order; it calls one step after the other, and what one step gives is
+//! what the next one takes. A step never imports another step. What travels between them is defined below them:
+//! [`imap::Login`] (who asks, and with what), [`stream::Buffered`] (a stream and what was already read of it),
+//! [`backend::Route`] (where to, and how to log in there), [`outcome`] (how a login is refused, how a session ends).
+//!
+//! Three rooms import no other: [`imap`] (the protocol, without I/O, clock or configuration), [`stream`] and [`config`].
+//! `tests/layering.rs` holds the arrows and the one home of each outside crate, and fails when a file breaks them.
+//!
+//! Words: a **client** is the mail program, a **backend** the IMAP server behind us, a **session** one client connection,
+//! a **link** one connection from us to a backend. There are no others for these four things.
+
+// What everything stands on.
+pub mod config;
+pub mod imap;
+pub mod metrics;
+pub mod outcome;
+pub mod stream;
+
+// The journey, in its order.
+pub mod listener;
+pub mod proxy_header;
+pub mod admission;
+pub mod tls;
+pub mod dialogue;
+pub mod limits;
+pub mod routing;
+pub mod backend;
+pub mod link;
+pub mod relay;
+pub mod record;
+
+// What holds the steps together, and what stands around them.
+pub mod session;
+pub mod server;
+pub mod process;
+pub mod admin;
+pub mod cli;

@@ -1,0 +1,502 @@
+//! Every metric, its labels and its guards. Rooms hold guards and call verbs; none of them sees a counter. There is no
+//! global registry: a [`Metrics`] belongs to one server, so that two servers in one process do not meet.
+//!
+//! Labels come from the configuration or from closed lists, never from what a peer sends, and every series exists from
+//! the start, so that a rate over it is right from its first event on.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{fmt, io};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::imap::Mechanism;
+use crate::outcome::{Ending, LOGIN_OUTCOMES, Limit};
+
+/// Connecting and logging in: 1 ms to 30 s.
+const LATENCY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Sessions: 1 s to 7 days.
+const LIFETIME: [f64; 10] = [1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 86400.0, 259_200.0, 604_800.0];
+
+/// TLS versions as labels; `none` is a handshake that ended before one was agreed on.
+const TLS_VERSIONS: [&str; 3] = ["1.2", "1.3", "none"];
+/// The outcomes of a TLS handshake.
+const TLS_OUTCOMES: [&str; 5] = ["ok", "resumed", "failed", "alpn_refused", "timeout"];
+/// What can go wrong with a backend.
+const BACKEND_ERRORS: [&str; 9] =
+    ["connect", "timeout", "tls", "greeting", "protocol", "closed", "starttls", "unavailable", "serverbug"];
+/// Sources of routes: how a question to one ends.
+const LOOKUP_OUTCOMES: [&str; 3] = ["found", "unknown", "failed"];
+
+/// All metrics of one server.
+pub struct Metrics {
+    registry: Registry,
+    sessions: IntGaugeVec,
+    sessions_total: IntCounterVec,
+    sessions_closed: IntCounterVec,
+    session_seconds: HistogramVec,
+    handshakes: IntCounterVec,
+    handshake_seconds: HistogramVec,
+    proxy_headers: IntCounterVec,
+    preauth: IntGaugeVec,
+    logins: IntCounterVec,
+    login_seconds: HistogramVec,
+    relay_bytes: IntCounterVec,
+    backend_up: IntGaugeVec,
+    backend_links: IntGaugeVec,
+    backend_connect_seconds: HistogramVec,
+    backend_errors: IntCounterVec,
+    backend_retries: IntCounterVec,
+    limited: IntCounterVec,
+    lookup_seconds: HistogramVec,
+    certificate_expiry: GaugeVec,
+    accept_errors: IntCounter,
+    internal_errors: IntCounter,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// The metrics of one listener.
+#[derive(Debug, Clone)]
+pub struct ListenerMetrics {
+    sessions: IntGauge,
+    sessions_total: IntCounter,
+    preauth: IntGauge,
+    handshakes: IntCounterVec,
+    handshake_seconds: Histogram,
+    name: Arc<str>,
+}
+
+/// The metrics of one backend.
+#[derive(Debug, Clone)]
+pub struct BackendMetrics {
+    up: IntGauge,
+    connecting: IntGauge,
+    active: IntGauge,
+    connect_seconds: Histogram,
+    login_seconds: Histogram,
+    session_seconds: Histogram,
+    retries: IntCounter,
+    to_backend: IntCounter,
+    to_client: IntCounter,
+    errors: IntCounterVec,
+    name: Arc<str>,
+}
+
+/// The metrics of one source of routes.
+#[derive(Debug, Clone)]
+pub struct LookupMetrics {
+    seconds: HistogramVec,
+    name: Arc<str>,
+}
+
+/// Counts one thing as present for as long as it lives.
+#[derive(Debug)]
+pub struct Present(IntGauge);
+
+impl Present {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What can go wrong with a backend; the label `kind` of `mailmux_backend_errors_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendError {
+    /// TCP: refused, unreachable, no such name.
+    Connect,
+    /// No answer in time, at any step.
+    Timeout,
+    /// The handshake, or a certificate that does not verify.
+    Tls,
+    /// A greeting that is not `* OK`.
+    Greeting,
+    /// Anything else that is not IMAP as expected.
+    Protocol,
+    /// End of stream before the login was answered.
+    Closed,
+    /// STARTTLS wanted and not offered or refused.
+    StartTls,
+    /// `NO [UNAVAILABLE]`.
+    Unavailable,
+    /// `NO [SERVERBUG]`.
+    ServerBug,
+}
+
+impl BackendError {
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Greeting => "greeting",
+            Self::Protocol => "protocol",
+            Self::Closed => "closed",
+            Self::StartTls => "starttls",
+            Self::Unavailable => "unavailable",
+            Self::ServerBug => "serverbug",
+        }
+    }
+}
+
+impl Metrics {
+    /// A fresh set. Fails only if two metrics here had one name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registered(&registry, vec)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registered(&registry, vec)
+        };
+        let histograms = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| {
+            let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registered(&registry, vec)
+        };
+        gauges("mailmux_build_info", "The version that is running; always 1.", &["version"])?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let metrics = Self {
+            sessions: gauges("mailmux_sessions", "Client connections open now.", &["listener"])?,
+            sessions_total: counters("mailmux_sessions_total", "Client connections accepted.", &["listener"])?,
+            sessions_closed: counters(
+                "mailmux_sessions_closed_total",
+                "Client connections ended, by who ended them and why.",
+                &["side", "reason"],
+            )?,
+            session_seconds: histograms(
+                "mailmux_session_seconds",
+                "How long logged-in sessions lasted.",
+                &LIFETIME,
+                &["backend"],
+            )?,
+            handshakes: counters(
+                "mailmux_tls_handshakes_total",
+                "TLS handshakes with clients.",
+                &["listener", "version", "outcome"],
+            )?,
+            handshake_seconds: histograms(
+                "mailmux_tls_handshake_seconds",
+                "How long successful TLS handshakes with clients took.",
+                &LATENCY,
+                &["listener"],
+            )?,
+            proxy_headers: counters(
+                "mailmux_proxy_protocol_headers_total",
+                "PROXY headers from trusted balancers.",
+                &["outcome"],
+            )?,
+            preauth: gauges("mailmux_preauth_sessions", "Client connections not logged in yet.", &["listener"])?,
+            logins: counters("mailmux_logins_total", "Attempts to log in.", &["mechanism", "outcome"])?,
+            login_seconds: histograms(
+                "mailmux_login_seconds",
+                "How long logging in at the backend took, from the client's command to the backend's OK.",
+                &LATENCY,
+                &["backend"],
+            )?,
+            relay_bytes: counters("mailmux_relay_bytes_total", "Bytes moved after login.", &["backend", "direction"])?,
+            backend_up: gauges(
+                "mailmux_backend_up",
+                "Whether the last attempt to reach the backend succeeded.",
+                &["backend"],
+            )?,
+            backend_links: gauges("mailmux_backend_links", "Connections to the backend.", &["backend", "state"])?,
+            backend_connect_seconds: histograms(
+                "mailmux_backend_connect_seconds",
+                "How long connecting took: TCP, TLS and the greeting.",
+                &LATENCY,
+                &["backend"],
+            )?,
+            backend_errors: counters(
+                "mailmux_backend_errors_total",
+                "What went wrong with the backend.",
+                &["backend", "kind"],
+            )?,
+            backend_retries: counters(
+                "mailmux_backend_retries_total",
+                "Logins tried once more because the backend failed.",
+                &["backend"],
+            )?,
+            limited: counters("mailmux_limited_total", "Connections and logins refused by a limit.", &["limit"])?,
+            lookup_seconds: histograms(
+                "mailmux_lookup_seconds",
+                "How long questions to sources of routes took.",
+                &LATENCY,
+                &["lookup", "outcome"],
+            )?,
+            certificate_expiry: registered(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "mailmux_certificate_expiry_timestamp_seconds",
+                        "When the certificate expires, seconds since 1970.",
+                    ),
+                    &["name"],
+                )?,
+            )?,
+            accept_errors: registered(
+                &registry,
+                IntCounter::new("mailmux_accept_errors_total", "Failed accepts (out of file descriptors ...).")?,
+            )?,
+            internal_errors: registered(
+                &registry,
+                IntCounter::new("mailmux_internal_errors_total", "Faults of mailmux itself; each is a bug.")?,
+            )?,
+            registry,
+        };
+        metrics.start_closed_lists();
+        Ok(metrics)
+    }
+
+    fn start_closed_lists(&self) {
+        for ending in Ending::ALL {
+            self.sessions_closed.with_label_values(&[ending.side().as_str(), ending.label()]);
+        }
+        for limit in Limit::ALL {
+            self.limited.with_label_values(&[limit.as_str()]);
+        }
+        for mechanism in Mechanism::ALL {
+            for outcome in LOGIN_OUTCOMES {
+                self.logins.with_label_values(&[mechanism.as_str(), outcome]);
+            }
+        }
+        for outcome in ["v1", "v2", "bad"] {
+            self.proxy_headers.with_label_values(&[outcome]);
+        }
+    }
+
+    /// The metrics of a listener, present from now on.
+    pub fn listener(&self, name: &str) -> ListenerMetrics {
+        for version in TLS_VERSIONS {
+            for outcome in TLS_OUTCOMES {
+                // A handshake that succeeded has a version, one that failed has none.
+                if (version == "none") != matches!(outcome, "ok" | "resumed") {
+                    self.handshakes.with_label_values(&[name, version, outcome]);
+                }
+            }
+        }
+        ListenerMetrics {
+            sessions: self.sessions.with_label_values(&[name]),
+            sessions_total: self.sessions_total.with_label_values(&[name]),
+            preauth: self.preauth.with_label_values(&[name]),
+            handshakes: self.handshakes.clone(),
+            handshake_seconds: self.handshake_seconds.with_label_values(&[name]),
+            name: name.into(),
+        }
+    }
+
+    /// The metrics of a backend, present from now on.
+    pub fn backend(&self, name: &str) -> BackendMetrics {
+        for kind in BACKEND_ERRORS {
+            self.backend_errors.with_label_values(&[name, kind]);
+        }
+        let up = self.backend_up.with_label_values(&[name]);
+        // Nothing is known against it yet.
+        up.set(1);
+        BackendMetrics {
+            up,
+            connecting: self.backend_links.with_label_values(&[name, "connecting"]),
+            active: self.backend_links.with_label_values(&[name, "active"]),
+            connect_seconds: self.backend_connect_seconds.with_label_values(&[name]),
+            login_seconds: self.login_seconds.with_label_values(&[name]),
+            session_seconds: self.session_seconds.with_label_values(&[name]),
+            retries: self.backend_retries.with_label_values(&[name]),
+            to_backend: self.relay_bytes.with_label_values(&[name, "to_backend"]),
+            to_client: self.relay_bytes.with_label_values(&[name, "to_client"]),
+            errors: self.backend_errors.clone(),
+            name: name.into(),
+        }
+    }
+
+    /// The metrics of a source of routes, present from now on.
+    pub fn lookup(&self, name: &str) -> LookupMetrics {
+        for outcome in LOOKUP_OUTCOMES {
+            self.lookup_seconds.with_label_values(&[name, outcome]);
+        }
+        LookupMetrics { seconds: self.lookup_seconds.clone(), name: name.into() }
+    }
+
+    /// An attempt to log in has ended; `outcome` is one of [`LOGIN_OUTCOMES`].
+    pub fn login(&self, mechanism: Mechanism, outcome: &'static str) {
+        self.logins.with_label_values(&[mechanism.as_str(), outcome]).inc();
+    }
+
+    /// A limit refused something.
+    pub fn limited(&self, limit: Limit) {
+        self.limited.with_label_values(&[limit.as_str()]).inc();
+    }
+
+    /// A session has ended.
+    pub fn session_closed(&self, ending: Ending) {
+        self.sessions_closed.with_label_values(&[ending.side().as_str(), ending.label()]).inc();
+        if ending == Ending::Internal {
+            self.internal_errors.inc();
+        }
+    }
+
+    /// A trusted balancer's PROXY header: `v1`, `v2` or `bad`.
+    pub fn proxy_header(&self, outcome: &'static str) {
+        self.proxy_headers.with_label_values(&[outcome]).inc();
+    }
+
+    /// A certificate is in use until then (seconds since 1970).
+    #[expect(clippy::cast_precision_loss, reason = "exact for 285 million years")]
+    pub fn certificate(&self, name: &str, not_after: i64) {
+        self.certificate_expiry.with_label_values(&[name]).set(not_after as f64);
+    }
+
+    /// `accept` failed.
+    pub fn accept_error(&self) {
+        self.accept_errors.inc();
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+impl ListenerMetrics {
+    /// A connection was accepted and is open until the guard goes.
+    pub fn opened(&self) -> Present {
+        self.sessions_total.inc();
+        Present::new(&self.sessions)
+    }
+
+    /// A session is not logged in until the guard goes.
+    pub fn preauth(&self) -> Present {
+        Present::new(&self.preauth)
+    }
+
+    /// A handshake succeeded.
+    pub fn handshake(&self, version: &'static str, resumed: bool, took: Duration) {
+        let outcome = if resumed { "resumed" } else { "ok" };
+        self.handshakes.with_label_values(&[&self.name, version, outcome]).inc();
+        self.handshake_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A handshake did not succeed: `failed`, `alpn_refused` or `timeout`.
+    pub fn handshake_failed(&self, outcome: &'static str) {
+        self.handshakes.with_label_values(&[&self.name, "none", outcome]).inc();
+    }
+}
+
+impl BackendMetrics {
+    /// A link is being opened until the guard goes.
+    pub fn connecting(&self) -> Present {
+        Present::new(&self.connecting)
+    }
+
+    /// A link is logged in until the guard goes.
+    pub fn active(&self) -> Present {
+        Present::new(&self.active)
+    }
+
+    /// A link was opened and greeted.
+    pub fn connected(&self, took: Duration) {
+        self.connect_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A login succeeded.
+    pub fn logged_in(&self, took: Duration) {
+        self.login_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A logged-in session has ended.
+    pub fn session_ended(&self, lasted: Duration) {
+        self.session_seconds.observe(lasted.as_secs_f64());
+    }
+
+    /// A login is tried once more.
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+
+    /// Something went wrong.
+    pub fn error(&self, kind: BackendError) {
+        self.errors.with_label_values(&[&self.name, kind.as_str()]).inc();
+    }
+
+    /// Whether the last attempt to reach it succeeded.
+    pub fn set_up(&self, up: bool) {
+        self.up.set(up.into());
+    }
+
+    /// Wraps the client's stream for the relay: what is written to it is counted as `to_client`.
+    pub fn counted_client<S>(&self, stream: S) -> Counted<S> {
+        Counted { stream, written: self.to_client.clone() }
+    }
+
+    /// Wraps the backend's stream for the relay: what is written to it is counted as `to_backend`.
+    pub fn counted_backend<S>(&self, stream: S) -> Counted<S> {
+        Counted { stream, written: self.to_backend.clone() }
+    }
+}
+
+impl LookupMetrics {
+    /// A question was answered: `found`, `unknown` or `failed`.
+    pub fn answered(&self, outcome: &'static str, took: Duration) {
+        self.seconds.with_label_values(&[&self.name, outcome]).observe(took.as_secs_f64());
+    }
+}
+
+/// A stream whose written bytes are counted as they go.
+#[derive(Debug)]
+pub struct Counted<S> {
+    stream: S,
+    written: IntCounter,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(n)) = written {
+            self.written.inc_by(n as u64);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
