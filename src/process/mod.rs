@@ -1,1 +1,5 @@
-//! (room)
+//! Starting, stopping, draining.
+
+mod drain;
+
+pub use drain::Phase;
