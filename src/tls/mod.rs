@@ -1,8 +1,8 @@
 //! TLS in both directions, and [`Stream`]: what a connection is from here on, encrypted or not. `certificates.rs` holds
 //! the certificates clients meet, `accept.rs` does the handshake with clients. Not here: IMAP, deadlines (the caller's).
 
-//mod accept;
-//mod certificates;
+mod accept;
+mod certificates;
 
 use std::io;
 use std::pin::Pin;
@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
-//pub use accept::{Acceptor, Handshake, HandshakeError};
-//pub use certificates::Certificates;
+pub use accept::{Acceptor, Handshake, HandshakeError};
+pub use certificates::{Certificates, SelfSignedError};
 
 /// A connection, to a client or to a backend.
 #[derive(Debug)]
