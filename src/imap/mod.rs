@@ -2,6 +2,7 @@
 //! bytes and gives bytes, so that a test, a fuzzer and a socket drive the same code.
 
 mod login;
+pub mod response;
 mod secret;
 
 pub use login::{Credentials, Login, Mechanism};

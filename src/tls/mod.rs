@@ -3,6 +3,7 @@
 
 mod accept;
 mod certificates;
+mod connect;
 
 use std::io;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use tokio_rustls::{client, server};
 
 pub use accept::{Acceptor, Handshake, HandshakeError};
 pub use certificates::{Certificates, SelfSignedError};
+pub use connect::Connector;
 
 /// A connection, to a client or to a backend.
 #[derive(Debug)]
