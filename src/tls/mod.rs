@@ -3,6 +3,8 @@
 
 mod accept;
 mod certificates;
+#[cfg(test)]
+mod testing;
 
 use std::io;
 use std::pin::Pin;
