@@ -68,10 +68,10 @@ async fn the_ipv6_wildcard_takes_both_families() {
         let socket = SockRef::from(&tcp);
         assert!(socket.tcp_nodelay().expect("an option"));
         assert!(socket.keepalive().expect("an option"));
-        assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(120));
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_mins(2));
         assert_eq!(socket.tcp_keepalive_interval().expect("an option"), Duration::from_secs(30));
         assert_eq!(socket.tcp_keepalive_retries().expect("an option"), 4);
-        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(Duration::from_secs(300)));
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(Duration::from_mins(5)));
     }
     running.send(Phase::Draining).expect("somebody listens");
     serving.await.expect("no panic");
@@ -126,7 +126,7 @@ async fn out_of_descriptors_it_waits_longer_and_longer_and_serves_on() {
     };
     let (reported, ()) = tokio::join!(loop_, stop);
     assert!(reported.iter().all(|(_, code)| *code == EMFILE));
-    assert!(reported.windows(2).all(|pair| pair[1].0 - pair[0].0 >= REPORT_EVERY), "{reported:?}");
+    assert!(reported.windows(2).all(|pair| pair[1].0 >= pair[0].0 + REPORT_EVERY), "{reported:?}");
     assert!((4..=6).contains(&reported.len()), "{reported:?}");
     assert!(start.elapsed() < Duration::from_secs(6));
 }
@@ -138,11 +138,11 @@ async fn a_stop_is_heard_while_waiting() {
     let script = (0..100).map(|_| Err(io::Error::from_raw_os_error(EMFILE))).collect();
     let start = Instant::now();
     let stop = async {
-        sleep(Duration::from_millis(2000)).await;
+        sleep(Duration::from_secs(2)).await;
         running.send(Phase::Draining).expect("it still listens");
     };
     tokio::join!(accept_scripted(script, phase, &served), stop);
-    assert_eq!(start.elapsed(), Duration::from_millis(2000));
+    assert_eq!(start.elapsed(), Duration::from_secs(2));
 }
 
 #[tokio::test(start_paused = true)]

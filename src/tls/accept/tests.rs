@@ -494,10 +494,10 @@ async fn a_handshake_that_drips_is_a_handshake() {
 #[tokio::test]
 async fn what_is_no_handshake_fails_and_is_quoted_safely() {
     let acceptor = World::new().acceptor();
-    for sent in [&b""[..], b"\x16\x03\x01\x00", b"a1 LOGIN ann hunter2\r\n", b"GET / HTTP/1.1\r\n\r\n", &[0xff; 70_000]]
-    {
+    let noise = vec![0xff; 70_000];
+    for sent in [&b""[..], b"\x16\x03\x01\x00", b"a1 LOGIN ann hunter2\r\n", b"GET / HTTP/1.1\r\n\r\n", &noise] {
         let (near, mut far) = pair().await;
-        let send = async move {
+        let send = async {
             // The other side may have closed before it read everything.
             let _ = far.write_all(sent).await;
             let _ = far.shutdown().await;
