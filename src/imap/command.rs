@@ -296,8 +296,20 @@ mod tests {
     #[test]
     fn malformed_logins() {
         for bad in [
-            &b""[..], b" ann", b" ann ", b" ann  pass", b"  ann pass", b" ann pass ", b" ann pass x", b" \"ann pass",
-            b" ann \"a\\x\"", b" ann (pass)", b" ann pa\"ss\"", b" ann \"a\"b", b" a\x01n pass", b" ann {4",
+            &b""[..],
+            b" ann",
+            b" ann ",
+            b" ann  pass",
+            b"  ann pass",
+            b" ann pass ",
+            b" ann pass x",
+            b" \"ann pass",
+            b" ann \"a\\x\"",
+            b" ann (pass)",
+            b" ann pa\"ss\"",
+            b" ann \"a\"b",
+            b" a\x01n pass",
+            b" ann {4",
         ] {
             assert_eq!(login_arguments(&[text(bad)]).err(), Some(Malformed), "{}", bad.escape_ascii());
         }
@@ -325,7 +337,8 @@ mod tests {
         assert_eq!(id_arguments(&[text(b" ()")]), Ok(vec![]));
         let parts = [text(b" (\"name\" "), literal(b"mutt"), text(b")")];
         assert_eq!(id_arguments(&parts), Ok(vec![(b"name".to_vec(), b"mutt".to_vec())]));
-        for bad in [&b""[..], b" ", b" (", b" (\"a\")", b" (\"a\" b)", b" NILS", b" () x", b" (\"a\" \"b\"\"c\" \"d\")"] {
+        for bad in [&b""[..], b" ", b" (", b" (\"a\")", b" (\"a\" b)", b" NILS", b" () x", b" (\"a\" \"b\"\"c\" \"d\")"]
+        {
             assert_eq!(id_arguments(&[text(bad)]), Err(Malformed), "{}", bad.escape_ascii());
         }
         let many = format!(" ({})", vec![r#""k" "v""#; 31].join(" "));

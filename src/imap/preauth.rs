@@ -444,8 +444,7 @@ impl Preauth {
                 Ok(login(user, None, Credentials::Password(Secret::new(message).map_err(|_| FORBIDDEN)?)))
             }
             Mechanism::XOAuth2 | Mechanism::OAuthBearer => {
-                let parse =
-                    if mechanism == Mechanism::XOAuth2 { sasl::parse_xoauth2 } else { sasl::parse_oauthbearer };
+                let parse = if mechanism == Mechanism::XOAuth2 { sasl::parse_xoauth2 } else { sasl::parse_oauthbearer };
                 let bearer = parse(&message).map_err(malformed)?;
                 Ok(login(bearer.user, None, Credentials::Token(bearer.token)))
             }

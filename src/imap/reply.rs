@@ -51,10 +51,7 @@ mod tests {
             ..Welcome::default()
         };
         assert_eq!(said(&welcome, false), "a1 OK [CAPABILITY IMAP4rev1 IDLE] Hello\r\n");
-        assert_eq!(
-            said(&welcome, true),
-            "* CAPABILITY IMAP4rev1 IDLE\r\na1 OK [CAPABILITY IMAP4rev1 IDLE] Hello\r\n"
-        );
+        assert_eq!(said(&welcome, true), "* CAPABILITY IMAP4rev1 IDLE\r\na1 OK [CAPABILITY IMAP4rev1 IDLE] Hello\r\n");
     }
 
     #[test]

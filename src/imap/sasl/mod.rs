@@ -109,7 +109,9 @@ mod tests {
     fn base64_is_canonical_or_nothing() {
         assert_eq!(decode_base64(b"AGFubgBweA==").as_deref().map(Vec::as_slice), Some(&b"\0ann\0px"[..]));
         assert_eq!(decode_base64(b"").as_deref().map(Vec::as_slice), Some(&b""[..]));
-        for bad in [&b"AGFubgBweA"[..], b"AGFubgBweA=", b"AGFubgBweA==AAAA", b"AGFubgBweB==", b"AGFu bgBweA==", b"=", b"A"] {
+        for bad in
+            [&b"AGFubgBweA"[..], b"AGFubgBweA=", b"AGFubgBweA==AAAA", b"AGFubgBweB==", b"AGFu bgBweA==", b"=", b"A"]
+        {
             assert!(decode_base64(bad).is_none(), "{}", bad.escape_ascii());
         }
     }

@@ -22,7 +22,8 @@ pub struct Plain {
 /// [`Malformed`].
 pub fn parse_plain(message: &[u8]) -> Result<Plain, Malformed> {
     let mut fields = message.split(|byte| *byte == 0);
-    let (Some(authzid), Some(user), Some(password), None) = (fields.next(), fields.next(), fields.next(), fields.next())
+    let (Some(authzid), Some(user), Some(password), None) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
     else {
         return Err(Malformed);
     };

@@ -54,7 +54,9 @@ mod tests {
 
     #[test]
     fn the_form_google_shows() {
-        let read = parse_xoauth2(b"user=someuser@example.com\x01auth=Bearer ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg\x01\x01");
+        let read = parse_xoauth2(
+            b"user=someuser@example.com\x01auth=Bearer ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg\x01\x01",
+        );
         let read = read.expect("well formed");
         assert_eq!(read.user.as_bytes(), b"someuser@example.com");
         assert_eq!(read.token.reveal(), b"ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg");
