@@ -130,9 +130,11 @@ impl Plan {
         if !findings.is_empty() {
             return Err(findings);
         }
+        let limits = Limits::new(&config.limits)
+            .map_err(|_| vec![Finding::general("there is no randomness on this machine".to_owned())])?;
         let state = State {
             router,
-            limits: Arc::new(Limits::new(&config.limits)),
+            limits: Arc::new(limits),
             admission: Arc::new(Admission::new(&config.limits)),
             acceptor,
             connectors,
@@ -184,12 +186,13 @@ impl Server {
             let metrics = Arc::clone(&self.state.metrics);
             spawn(bound.serve(admin::State::new(metrics, phase.clone(), token)));
         }
-        let limits = Arc::clone(&self.state.limits);
+        let state = Arc::clone(&self.state);
         let sweeper = spawn(async move {
             let mut tick = interval(SWEEP);
             loop {
                 tick.tick().await;
-                limits.sweep();
+                state.limits.sweep();
+                state.admission.sweep();
             }
         });
         tokio::select! {
