@@ -131,10 +131,13 @@ fn parse_v1(bytes: &[u8]) -> Result<(Proxied, usize), Fault> {
         return Err(if missing == 0 { Fault::Bad("version 1 header too long") } else { Fault::Missing(missing) });
     };
     let line = window[..end].strip_suffix(b"\r").ok_or(Fault::Bad("version 1 header without CRLF"))?;
-    let line = std::str::from_utf8(line).map_err(|_| Fault::Bad("version 1 header is not ASCII"))?;
+    let line = std::str::from_utf8(line).ok().filter(|line| line.is_ascii());
+    let line = line.ok_or(Fault::Bad("version 1 header is not ASCII"))?;
     let (source, destination) = match line.strip_prefix("PROXY ").unwrap_or_default() {
         rest if rest == "UNKNOWN" || rest.starts_with("UNKNOWN ") => (None, None),
-        rest => addresses_v1(rest).map(|(from, to)| (Some(from), Some(to))).ok_or(Fault::Bad("version 1 header malformed"))?,
+        rest => addresses_v1(rest)
+            .map(|(from, to)| (Some(from), Some(to)))
+            .ok_or(Fault::Bad("version 1 header malformed"))?,
     };
     let proxied = Proxied { source, destination, secure: false, server_name: None, version: 1, local: false };
     Ok((proxied, end + 1))
@@ -143,10 +146,12 @@ fn parse_v1(bytes: &[u8]) -> Result<(Proxied, usize), Fault> {
 /// How many bytes a version 1 header that begins like this still has at the least: a blank and a byte for each field
 /// that is to come, and the line end.
 fn missing_v1(window: &[u8]) -> usize {
+    if window.ends_with(b"\r") {
+        return 1;
+    }
     let blanks = window.iter().filter(|byte| **byte == b' ').count();
     let fields = if window.starts_with(b"PROXY TCP") { 5_usize.saturating_sub(blanks) } else { 0 };
-    let line_end = if window.ends_with(b"\r") { 1 } else { 2 };
-    if line_end == 1 { 1 } else { 2 * fields + line_end }
+    2 * fields + 2
 }
 
 /// `TCP4 192.0.2.1 192.0.2.2 4711 143`, and nothing but it.
@@ -190,8 +195,7 @@ fn parse_v2(bytes: &[u8]) -> Result<(Proxied, usize), Fault> {
         return Err(Fault::Bad("version 2 header too long"));
     }
     let header = bytes.get(..total).ok_or_else(|| Fault::Missing(total - bytes.len()))?;
-    let mut proxied =
-        Proxied { source: None, destination: None, secure: false, server_name: None, version: 2, local };
+    let mut proxied = Proxied { source: None, destination: None, secure: false, server_name: None, version: 2, local };
     let body = &header[V2_FIXED..];
     // LOCAL: all the rest is to be discarded, the family too. UNSPEC: what the rest means is not known.
     if !local && bytes[13] != 0x00 {

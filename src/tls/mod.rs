@@ -1,8 +1,9 @@
 //! TLS in both directions, and [`Stream`]: what a connection is from here on, encrypted or not. `certificates.rs` holds
-//! the certificates clients meet, `accept.rs` does the handshake with clients. Not here: IMAP, deadlines (the caller's).
+//! the certificates clients meet, `accept.rs` does the handshake with clients, `connect.rs` the one with
+//! backends. Not here: IMAP, deadlines (the caller's).
 
-//mod accept;
-//mod certificates;
+mod accept;
+mod certificates;
 mod connect;
 
 use std::io;
@@ -13,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
-//pub use accept::{Acceptor, Handshake, HandshakeError};
-//pub use certificates::Certificates;
+pub use accept::{Acceptor, Handshake, HandshakeError};
+pub use certificates::{Certificates, SelfSignedError};
 pub use connect::Connector;
 
 /// A connection, to a client or to a backend.
