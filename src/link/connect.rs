@@ -104,7 +104,7 @@ async fn encrypt(tcp: TcpStream, connector: Option<&Connector>) -> Result<Stream
     connector.connect(tcp).await.map_err(|error| {
         let detail = format!("TLS: {error}");
         match error.kind() {
-            // rustls' own complaints: a bad certificate, no common version, no TLS at all.
+            // A certificate that does not verify will not the next time either.
             io::ErrorKind::InvalidData => LinkError::misconfigured(BackendError::Tls, detail),
             _ => LinkError::down(Some(BackendError::Tls), detail),
         }
@@ -112,7 +112,7 @@ async fn encrypt(tcp: TcpStream, connector: Option<&Connector>) -> Result<Stream
 }
 
 /// Reads the greeting, and asks for the capabilities if it has none.
-async fn greeted<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn greeted<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     aside: &mut Aside,
 ) -> Result<(Wire<S>, Capabilities), LinkError> {
@@ -141,7 +141,7 @@ async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Resu
 }
 
 /// Greeting and STARTTLS in clear. Never goes on without TLS; everything that was learnt is forgotten.
-async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<S, LinkError> {
+pub(super) async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<S, LinkError> {
     let (mut wire, capabilities) = greeted(stream, &mut Aside::default()).await?;
     if !capabilities.has("STARTTLS") {
         return Err(LinkError::misconfigured(BackendError::StartTls, "it does not offer STARTTLS"));
@@ -160,7 +160,7 @@ async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<S, Li
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<Greeted, S> {
     /// ID, if there is something to say and the backend listens.
-    async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
+    pub(super) async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
         let Some(command) = id::command(caller, forward, &self.capabilities) else { return Ok(()) };
         match self.wire.ask(&command, Keep::Alerts, &mut self.aside).await? {
             Answer::Refused(_, text) if Code::of(&text).is_some_and(|code| code.is("SERVERBUG")) => {
@@ -247,3 +247,6 @@ fn is_local(address: IpAddr) -> bool {
     };
     source().is_ok_and(|source: SocketAddr| source.ip() == address)
 }
+
+#[cfg(test)]
+mod tests;
