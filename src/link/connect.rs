@@ -24,10 +24,10 @@ use crate::proxy_header;
 use crate::tls::{Connector, Stream};
 
 /// A dead peer is noticed within 120 + 4 x 30 s although nobody writes, and within 5 minutes where somebody does.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(2);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_PROBES: u32 = 4;
-const USER_TIMEOUT: Duration = Duration::from_secs(300);
+const USER_TIMEOUT: Duration = Duration::from_mins(5);
 
 impl Link<Greeted> {
     /// Opens a link: TCP, PROXY header, TLS, greeting, capabilities and ID, all of it within `connect_timeout`. `own` are
@@ -131,13 +131,11 @@ async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Resu
         Some(BackendError::Protocol) => LinkError { kind: Some(BackendError::Greeting), ..error },
         _ => error,
     })?;
-    match response::read(&line) {
-        Response::Status { tag: None, status: Status::Ok, text } => Ok(capabilities_in(text)),
-        _ => {
-            let shown = escape(line.trim_ascii_end().get(..200).unwrap_or(line.trim_ascii_end())).to_string();
-            Err(LinkError::down(Some(BackendError::Greeting), format!("greeting: {shown}")))
-        }
+    if let Response::Status { tag: None, status: Status::Ok, text } = response::read(&line) {
+        return Ok(capabilities_in(text));
     }
+    let shown = escape(line.get(..200).unwrap_or(&line).trim_ascii_end()).to_string();
+    Err(LinkError::down(Some(BackendError::Greeting), format!("greeting: {shown}")))
 }
 
 /// Greeting and STARTTLS in clear. Never goes on without TLS; everything that was learnt is forgotten.

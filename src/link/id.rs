@@ -94,7 +94,7 @@ mod tests {
     use crate::link::tests::caller;
 
     fn said(id: &[(Vec<u8>, Vec<u8>)], forward: bool, server_name: Option<&str>) -> Option<String> {
-        let caller = Caller { id, server_name, ..caller() };
+        let caller = Caller { server_name, id, ..caller() };
         let command = command(&caller, forward, &Capabilities::parse(b"IMAP4rev1 ID"));
         command.map(|command| String::from_utf8(command).expect("ASCII"))
     }
