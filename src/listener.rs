@@ -19,9 +19,9 @@ use crate::proxy_header::{self, Parsed, Proxied};
 const BACKLOG: i32 = 4096;
 /// A dead peer is noticed long before `relay_idle`, and a NAT on the way keeps its entry.
 const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(120)).with_interval(Duration::from_secs(30)).with_retries(4);
+    TcpKeepalive::new().with_time(Duration::from_mins(2)).with_interval(Duration::from_secs(30)).with_retries(4);
 /// How long written bytes may stay unacknowledged.
-const USER_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+const USER_TIMEOUT: Duration = Duration::from_mins(5);
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -193,3 +193,6 @@ pub async fn read_proxy_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<P
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

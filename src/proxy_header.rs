@@ -149,8 +149,11 @@ fn missing_v1(window: &[u8]) -> usize {
     if window.ends_with(b"\r") {
         return 1;
     }
-    let blanks = window.iter().filter(|byte| **byte == b' ').count();
-    let fields = if window.starts_with(b"PROXY TCP") { 5_usize.saturating_sub(blanks) } else { 0 };
+    let fields = if window.starts_with(b"PROXY TCP") {
+        6_usize.saturating_sub(window.split(|byte| *byte == b' ').count())
+    } else {
+        0
+    };
     2 * fields + 2
 }
 
@@ -207,27 +210,26 @@ fn parse_v2(bytes: &[u8]) -> Result<(Proxied, usize), Fault> {
 
 /// Reads the address block and gives what stands behind it.
 fn addresses_v2<'a>(family: u8, body: &'a [u8], proxied: &mut Proxied) -> Result<&'a [u8], &'static str> {
-    const SHORT: &str = "version 2 header: address block cut short";
-    match family {
-        0x11 => {
-            let (block, tlvs) = body.split_first_chunk::<12>().ok_or(SHORT)?;
-            let [a, b, c, d, e, f, g, h, p, q, r, s] = *block;
-            proxied.source = Some(address(Ipv4Addr::new(a, b, c, d).into(), u16::from_be_bytes([p, q])));
-            proxied.destination = Some(address(Ipv4Addr::new(e, f, g, h).into(), u16::from_be_bytes([r, s])));
-            Ok(tlvs)
-        }
-        0x21 => {
-            let (from, rest) = body.split_first_chunk::<16>().ok_or(SHORT)?;
-            let (to, rest) = rest.split_first_chunk::<16>().ok_or(SHORT)?;
-            let ([p, q, r, s], tlvs) = rest.split_first_chunk::<4>().ok_or(SHORT)?;
-            proxied.source = Some(address(Ipv6Addr::from(*from).into(), u16::from_be_bytes([*p, *q])));
-            proxied.destination = Some(address(Ipv6Addr::from(*to).into(), u16::from_be_bytes([*r, *s])));
-            Ok(tlvs)
-        }
+    let block = match family {
+        0x11 => block::<4, Ipv4Addr>(body),
+        0x21 => block::<16, Ipv6Addr>(body),
         // A Unix socket has no address that means anything here.
-        0x31 => body.get(216..).ok_or(SHORT),
-        _ => Err("version 2 header: not a stream"),
-    }
+        0x31 => return body.get(216..).ok_or("version 2 header: address block cut short"),
+        _ => return Err("version 2 header: not a stream"),
+    };
+    let (source, destination, tlvs) = block.ok_or("version 2 header: address block cut short")?;
+    proxied.source = Some(source);
+    proxied.destination = Some(destination);
+    Ok(tlvs)
+}
+
+/// Two addresses of `N` bytes, two ports, and what stands behind them.
+fn block<const N: usize, A: From<[u8; N]> + Into<IpAddr>>(body: &[u8]) -> Option<(SocketAddr, SocketAddr, &[u8])> {
+    let (from, rest) = body.split_first_chunk::<N>()?;
+    let (to, rest) = rest.split_first_chunk::<N>()?;
+    let ([a, b, c, d], tlvs) = rest.split_first_chunk::<4>()?;
+    let at = |ip: [u8; N], port: [u8; 2]| address(A::from(ip).into(), u16::from_be_bytes(port));
+    Some((at(*from, [*a, *b]), at(*to, [*c, *d]), tlvs))
 }
 
 fn read_tlvs(mut tlvs: &[u8], header: &[u8], proxied: &mut Proxied) -> Result<(), &'static str> {
@@ -319,3 +321,6 @@ fn same_family(source: SocketAddr, destination: SocketAddr) -> Family {
         (from, to) => Family::V6(wide(from), wide(to)),
     }
 }
+
+#[cfg(test)]
+mod tests;

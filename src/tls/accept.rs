@@ -70,11 +70,12 @@ impl Acceptor {
             TlsVersion::V13 => &[&version::TLS13],
         };
         let verifier = client_verifier(&tls.client_auth, &provider)?;
-        let builder =
-            ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(unusable)?;
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .map_err(|error| unusable(&error))?;
         let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates);
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(unusable)?;
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| unusable(&error))?;
         // One for the next connection, one to spare: mail programs open several.
         config.send_tls13_tickets = 2;
         Ok(Self { tls: Arc::new(config).into(), client_name: tls.client_name })
@@ -116,7 +117,7 @@ impl From<&io::Error> for HandshakeError {
     }
 }
 
-fn unusable(error: rustls::Error) -> Vec<Finding> {
+fn unusable(error: &rustls::Error) -> Vec<Finding> {
     vec![Finding { site: None, message: format!("TLS cannot be set up: {error}") }]
 }
 
@@ -166,3 +167,6 @@ fn user_named(certificate: &CertificateDer<'_>, field: CertificateName) -> Optio
     };
     UserName::new(name.as_bytes()).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 mod accept;
 mod certificates;
 mod connect;
+#[cfg(test)]
+mod testing;
 
 use std::io;
 use std::pin::Pin;
