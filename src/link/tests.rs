@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use proptest::prelude::*;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -668,4 +669,58 @@ async fn the_backend_is_told_who_the_client_is_if_it_listens() {
     assert!(identify(with, &caller(), hear, b"+ \r\n").await.is_err());
     // Silence towards a backend that did not announce it: its script would fail at any line.
     assert_eq!(identify(b"* OK [CAPABILITY IMAP4rev1] x\r\n", &caller(), b"", b"").await, Ok(()));
+}
+
+/// Says one piece after every line it hears, `%T` being that line's first word, and hangs up.
+async fn babble(mut stream: DuplexStream, pieces: &[Vec<u8>]) {
+    let (near, mut far) = tokio::io::split(&mut stream);
+    let mut near = tokio::io::BufReader::new(near);
+    let mut tag = String::new();
+    for piece in pieces {
+        let text = String::from_utf8_lossy(piece).replace("%T", &tag);
+        if far.write_all(text.as_bytes()).await.is_err() {
+            return;
+        }
+        let mut line = Vec::new();
+        // What it does not wait for in time is not coming: our side waits for more of this piece.
+        if timeout(Duration::from_secs(1), near.read_until(b'\n', &mut line)).await.is_ok() {
+            tag = String::from_utf8_lossy(line.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned();
+        }
+    }
+}
+
+fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let piece = prop_oneof![
+        3 => Just(&b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] x\r\n"[..]),
+        2 => Just(&b"* OK\r\n"[..]),
+        3 => Just(&b"%T OK done\r\n"[..]),
+        2 => Just(&b"* CAPABILITY IMAP4rev1 ID AUTH=LOGIN\r\n%T OK\r\n"[..]),
+        2 => Just(&b"+ \r\n"[..]),
+        1 => Just(&b"%T NO [LIMIT] x\r\n"[..]),
+        1 => Just(&b"* X {3}\r\n"[..]),
+        1 => Just(&b"* BYE\r\n"[..]),
+        1 => Just(&b"* OK [ALERT]\xc3\xa9\r\n"[..]),
+    ];
+    let noise = proptest::collection::vec(any::<u8>(), 0..20);
+    let piece = prop_oneof![9 => piece.prop_map(<[u8]>::to_vec), 1 => noise];
+    proptest::collection::vec(piece, 0..8)
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_backend_says_a_login_ends(pieces in pieces()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let outcome = runtime.expect("a runtime").block_on(async {
+            let (near, far) = duplex(64 * 1024);
+            let (route, login) = (route(), password(b"hunter2"));
+            let ours = async { greet(near).await?.log_in(&route, &login).await };
+            let both = async { tokio::join!(ours, babble(far, &pieces)).0 };
+            timeout(Duration::from_mins(1), both).await
+        });
+        let outcome: Outcome = outcome.expect("it ends when the backend has ended");
+        if outcome.is_ok() {
+            let oks = pieces.iter().filter(|piece| piece.starts_with(b"%T OK") || piece.ends_with(b"%T OK\r\n")).count();
+            prop_assert!(oks > 0, "let in without a tagged OK");
+        }
+    }
 }
