@@ -196,8 +196,11 @@ fn word(line: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Tag, status and text of a status line.
-fn status_line(line: &[u8]) -> Option<(Option<&[u8]>, Status, &[u8])> {
+/// Tag, status and text.
+type StatusLine<'a> = (Option<&'a [u8]>, Status, &'a [u8]);
+
+/// The parts of a status line, if it is one.
+fn status_line(line: &[u8]) -> Option<StatusLine<'_>> {
     let (tag, rest) = word(line);
     let (status, text) = word(rest);
     let status = [
@@ -214,7 +217,7 @@ fn status_line(line: &[u8]) -> Option<(Option<&[u8]>, Status, &[u8])> {
 }
 
 /// What `imap-proto` takes the head of a status line for; `None` where it cannot read it (a capability list without
-/// IMAP4rev1, 8-bit bytes), and then our own word stands. It sees no text (see the head of this file).
+/// `IMAP4rev1`, 8-bit bytes), and then our own word stands. It sees no text (see the head of this file).
 fn imap_proto_status(line: &[u8], text: &[u8]) -> Option<Status> {
     let before_text = line.len() - text.len();
     let code = if text.first() == Some(&b'[') { text.iter().position(|byte| *byte == b']')? + 1 } else { 0 };
@@ -498,7 +501,7 @@ mod tests {
             }
         }
 
-        /// Where imap-proto reads a head at all, it takes it for what we take it for.
+        /// Where `imap-proto` reads a head at all, it takes it for what we take it for.
         #[test]
         fn both_readers_agree(tag in "(\\*|[A-Z0-9]{1,8})", word in "(OK|NO|BAD|BYE|PREAUTH|ok|Bye)", text in "( (\\[[A-Z]{1,12}( [a-z0-9]{1,9})?\\])?[ -~]{0,20})?") {
             let line = format!("{tag} {word}{text}");

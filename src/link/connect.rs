@@ -24,10 +24,10 @@ use crate::proxy_header;
 use crate::tls::{Connector, Stream};
 
 /// A dead peer is noticed within 120 + 4 x 30 s although nobody writes, and within 5 minutes where somebody does.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(2);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_PROBES: u32 = 4;
-const USER_TIMEOUT: Duration = Duration::from_secs(300);
+const USER_TIMEOUT: Duration = Duration::from_mins(5);
 
 impl Link<Greeted> {
     /// Opens a link: TCP, PROXY header, TLS, greeting, capabilities and ID, all of it within `connect_timeout`. `own` are
@@ -104,7 +104,7 @@ async fn encrypt(tcp: TcpStream, connector: Option<&Connector>) -> Result<Stream
     connector.connect(tcp).await.map_err(|error| {
         let detail = format!("TLS: {error}");
         match error.kind() {
-            // rustls' own complaints: a bad certificate, no common version, no TLS at all.
+            // A certificate that does not verify will not the next time either.
             io::ErrorKind::InvalidData => LinkError::misconfigured(BackendError::Tls, detail),
             _ => LinkError::down(Some(BackendError::Tls), detail),
         }
@@ -112,7 +112,7 @@ async fn encrypt(tcp: TcpStream, connector: Option<&Connector>) -> Result<Stream
 }
 
 /// Reads the greeting, and asks for the capabilities if it has none.
-async fn greeted<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn greeted<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     aside: &mut Aside,
 ) -> Result<(Wire<S>, Capabilities), LinkError> {
@@ -131,17 +131,15 @@ async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Resu
         Some(BackendError::Protocol) => LinkError { kind: Some(BackendError::Greeting), ..error },
         _ => error,
     })?;
-    match response::read(&line) {
-        Response::Status { tag: None, status: Status::Ok, text } => Ok(capabilities_in(text)),
-        _ => {
-            let shown = escape(line.trim_ascii_end().get(..200).unwrap_or(line.trim_ascii_end())).to_string();
-            Err(LinkError::down(Some(BackendError::Greeting), format!("greeting: {shown}")))
-        }
+    if let Response::Status { tag: None, status: Status::Ok, text } = response::read(&line) {
+        return Ok(capabilities_in(text));
     }
+    let shown = escape(line.get(..200).unwrap_or(&line).trim_ascii_end()).to_string();
+    Err(LinkError::down(Some(BackendError::Greeting), format!("greeting: {shown}")))
 }
 
 /// Greeting and STARTTLS in clear. Never goes on without TLS; everything that was learnt is forgotten.
-async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<S, LinkError> {
+pub(super) async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<S, LinkError> {
     let (mut wire, capabilities) = greeted(stream, &mut Aside::default()).await?;
     if !capabilities.has("STARTTLS") {
         return Err(LinkError::misconfigured(BackendError::StartTls, "it does not offer STARTTLS"));
@@ -160,7 +158,7 @@ async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<S, Li
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<Greeted, S> {
     /// ID, if there is something to say and the backend listens.
-    async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
+    pub(super) async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
         let Some(command) = id::command(caller, forward, &self.capabilities) else { return Ok(()) };
         match self.wire.ask(&command, Keep::Alerts, &mut self.aside).await? {
             Answer::Refused(_, text) if Code::of(&text).is_some_and(|code| code.is("SERVERBUG")) => {
@@ -247,3 +245,6 @@ fn is_local(address: IpAddr) -> bool {
     };
     source().is_ok_and(|source: SocketAddr| source.ip() == address)
 }
+
+#[cfg(test)]
+mod tests;

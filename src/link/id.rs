@@ -87,3 +87,82 @@ pub(super) fn quote(out: &mut Vec<u8>, bytes: &[u8]) {
     }
     out.push(b'"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::tests::caller;
+
+    fn said(id: &[(Vec<u8>, Vec<u8>)], forward: bool, server_name: Option<&str>) -> Option<String> {
+        let caller = Caller { server_name, id, ..caller() };
+        let command = command(&caller, forward, &Capabilities::parse(b"IMAP4rev1 ID"));
+        command.map(|command| String::from_utf8(command).expect("ASCII"))
+    }
+
+    fn pair(key: &str, value: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        (key.as_bytes().to_vec(), value.to_vec())
+    }
+
+    #[test]
+    fn the_clients_own_words_come_first_and_cannot_pose_as_ours() {
+        let id = [
+            pair("name", b"a\"b\\c"),
+            pair("X-Originating-IP", b"203.0.113.1"),
+            pair("x-multiplex", b"0"),
+            pair("version", b""),
+        ];
+        let said = said(&id, true, None).expect("something");
+        let start = "ID (\"name\" \"a\\\"b\\\\c\" \"version\" \"\" \"x-session-id\" \"abc\" ";
+        assert!(said.starts_with(start), "{said}");
+        assert!(!said.contains("203.0.113.1") && !said.contains("multiplex") && !said.contains("x-connected-name"));
+        assert!(said.ends_with("\"x-client-transport\" \"TLS\")"), "{said}");
+    }
+
+    #[test]
+    fn a_backend_that_is_not_trusted_hears_only_the_clients_own() {
+        assert_eq!(said(&[], false, None), None);
+        assert_eq!(said(&[pair("name", b"mutt")], false, None).as_deref(), Some("ID (\"name\" \"mutt\")"));
+        assert_eq!(said(&[pair("x-name", b"mutt")], false, None), None);
+    }
+
+    #[test]
+    fn a_backend_without_id_hears_nothing() {
+        assert_eq!(command(&caller(), true, &Capabilities::parse(b"IMAP4rev1 IDLE")), None);
+    }
+
+    #[test]
+    fn a_client_in_clear_is_called_insecure_and_a_mapped_address_by_its_ipv4_form() {
+        let caller = Caller {
+            secure: false,
+            client: "[::ffff:192.0.2.7]:1".parse().expect("an address"),
+            local: "[2001:db8::1]:143".parse().expect("an address"),
+            ..caller()
+        };
+        let said = command(&caller, true, &Capabilities::parse(b"ID")).expect("something");
+        let said = String::from_utf8(said).expect("ASCII");
+        for pair in ["\"x-originating-ip\" \"192.0.2.7\"", "\"x-connected-ip\" \"2001:db8::1\"", "\"insecure\""] {
+            assert!(said.contains(pair), "{said}");
+        }
+    }
+
+    #[test]
+    fn bounds_of_rfc_2971_hold_and_our_own_words_always_fit() {
+        for bad in [
+            pair("", b"x"),
+            pair(&"k".repeat(31), b"x"),
+            pair("k", &[b'x'; 1025]),
+            pair("k", b"a\r\nb"),
+            pair("k", b"\xff"),
+            pair("k\n", b"x"),
+        ] {
+            assert_eq!(said(&[bad], false, None), None);
+        }
+        let many: Vec<_> = (0..50).map(|n| pair(&format!("k{n}"), b"x")).collect();
+        let few_long: Vec<_> = (0..30).map(|n| pair(&format!("k{n}"), &[b'\\'; 1024])).collect();
+        for id in [many, few_long] {
+            let said = said(&id, true, Some("mail.example.org")).expect("something");
+            assert!(said.len() <= COMMAND && said.matches(" \"").count() / 2 <= PAIRS, "{}", said.len());
+            assert!(said.contains("x-session-id") && said.ends_with("\"x-connected-name\" \"mail.example.org\")"));
+        }
+    }
+}

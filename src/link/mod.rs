@@ -19,6 +19,9 @@ use crate::tls::Stream;
 use login::Exchange;
 use wire::{Aside, Wire};
 
+#[cfg(test)]
+mod tests;
+
 /// Whose link it is; for PROXY header and ID.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {

@@ -163,22 +163,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 _ if keep == Keep::Forbidden => {
                     return Err(LinkError::protocol("an untagged line where only an answer may stand"));
                 }
-                Response::Status { tag: None, status: Status::Bye, .. } => self.bye = true,
-                Response::Status { tag: None, status: Status::PreAuth, .. } => {
-                    return Err(LinkError::protocol("PREAUTH behind the greeting"));
-                }
-                Response::Capability(list) => aside.capabilities = Some(Capabilities::parse(list)),
-                Response::Id => {}
-                Response::Status { tag: None, text, .. } => {
-                    aside.capabilities = capabilities_in(text).or_else(|| aside.capabilities.take());
-                    if keep == Keep::All || Code::of(text).is_some_and(|code| code.is("ALERT")) {
-                        aside.keep(&response)?;
-                    }
-                }
-                Response::Data if keep == Keep::All => aside.keep(&response)?,
-                Response::Data => {}
+                untagged => self.untagged(untagged, &response, keep, aside)?,
             }
         }
+    }
+
+    /// An untagged line, which is about the link itself or meant for the client.
+    fn untagged(&mut self, read: Response<'_>, line: &[u8], keep: Keep, aside: &mut Aside) -> Result<(), LinkError> {
+        match read {
+            Response::Status { status: Status::Bye, .. } => self.bye = true,
+            Response::Status { status: Status::PreAuth, .. } => {
+                return Err(LinkError::protocol("PREAUTH behind the greeting"));
+            }
+            Response::Status { text, .. } => {
+                if let Some(list) = capabilities_in(text) {
+                    aside.capabilities = Some(list);
+                } else if keep == Keep::All || Code::of(text).is_some_and(|code| code.is("ALERT")) {
+                    aside.keep(line)?;
+                }
+            }
+            Response::Capability(list) => aside.capabilities = Some(Capabilities::parse(list)),
+            Response::Data if keep == Keep::All => aside.keep(line)?,
+            Response::Data | Response::Id | Response::Continue(_) | Response::Garbage => {}
+        }
+        Ok(())
     }
 }
 

@@ -59,10 +59,15 @@ impl Connector {
     /// Does the handshake. Cancel safe in that dropping the future closes the connection.
     ///
     /// # Errors
-    /// When it fails, or the certificate is not what it must be.
+    /// [`io::ErrorKind::InvalidData`] when the certificate is not what it must be, which another try will not change;
+    /// any other kind when the handshake fails.
     pub async fn connect(&self, tcp: TcpStream) -> io::Result<Stream> {
-        let tls = self.tls.connect(self.name.clone(), tcp).await?;
-        Ok(Stream::Backend(Box::new(tls)))
+        match self.tls.connect(self.name.clone(), tcp).await {
+            Ok(tls) => Ok(Stream::Backend(Box::new(tls))),
+            Err(error) if is_certificate(&error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(io::Error::other(error)),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -70,6 +75,11 @@ impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connector").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+fn is_certificate(error: &io::Error) -> bool {
+    let rustls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(rustls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn finding(at: Option<&At<PathBuf>>, message: String) -> Finding {
@@ -180,3 +190,6 @@ impl ServerCertVerifier for AnyCertificate {
         None
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

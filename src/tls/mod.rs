@@ -1,5 +1,6 @@
 //! TLS in both directions, and [`Stream`]: what a connection is from here on, encrypted or not. `certificates.rs` holds
-//! the certificates clients meet, `accept.rs` does the handshake with clients. Not here: IMAP, deadlines (the caller's).
+//! the certificates clients meet, `accept.rs` does the handshake with clients, `connect.rs` the one with
+//! backends. Not here: IMAP, deadlines (the caller's).
 
 mod accept;
 mod certificates;
