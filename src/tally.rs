@@ -10,7 +10,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use governor::clock::Clock;
-use governor::middleware::StateInformationMiddleware;
+use governor::middleware::{NoOpMiddleware, StateInformationMiddleware};
 use governor::nanos::Nanos;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
@@ -126,7 +126,9 @@ impl<K: Eq + Hash + Clone> Rates<K> {
     pub fn new(every: Duration, burst: NonZeroU32, others: K) -> Option<Self> {
         let clock = Ticks { since: Instant::now() };
         let quota = Quota::with_period(every)?.allow_burst(burst);
-        let buckets = RateLimiter::<K, _, _>::new(quota, DashMapStateStore::default(), clock.clone()).with_middleware();
+        let store = DashMapStateStore::default();
+        let buckets = RateLimiter::<K, _, Ticks, NoOpMiddleware<Nanos>>::new(quota, store, clock.clone());
+        let buckets = buckets.with_middleware();
         Some(Self { buckets, every, others, clock, forgot_at_millis: AtomicU64::new(0) })
     }
 
