@@ -21,7 +21,7 @@ pub struct Admission {
 
 /// A connection that is counted among all.
 #[derive(Debug)]
-pub struct Entry(Place<()>);
+pub struct Entry(#[expect(dead_code, reason = "held for its Drop")] Place<()>);
 
 /// A connection that is counted among all and among its network's. Dropping it counts it out.
 #[derive(Debug)]

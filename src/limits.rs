@@ -351,9 +351,10 @@ mod tests {
         let limits = Limits::new(&config::Limits { logins_per_user: rate(2), ..all }).expect("a key");
         for user in 0..50 {
             let login = login(&user.to_string(), "x");
-            limits.check(&login, ip("192.0.2.1")).expect("allowed");
-            limits.failed(&login, ip("192.0.2.1"));
-            limits.succeeded(&login, ip("192.0.2.2"));
+            let client = ip(&format!("192.0.2.{user}"));
+            limits.check(&login, client).expect("allowed");
+            limits.failed(&login, client);
+            limits.succeeded(&login, ip("203.0.113.1"));
         }
         tokio::time::advance(KNOWN_FOR + Duration::from_secs(1)).await;
         limits.sweep();

@@ -267,7 +267,7 @@ impl Ending {
     pub fn level(self) -> tracing::Level {
         match self {
             Self::HealthCheck => tracing::Level::DEBUG,
-            Self::BackendClosed | Self::BackendReset | Self::WriteTimeout => tracing::Level::WARN,
+            Self::BackendReset | Self::WriteTimeout => tracing::Level::WARN,
             Self::Internal => tracing::Level::ERROR,
             Self::ClientClosed
             | Self::ClientReset
@@ -282,7 +282,9 @@ impl Ending {
             | Self::Limited(_)
             | Self::LoginTimeout
             | Self::IdleTimeout
-            | Self::Stopping => tracing::Level::INFO,
+            | Self::Stopping
+            // Every LOGOUT ends so: the server says BYE and closes.
+            | Self::BackendClosed => tracing::Level::INFO,
         }
     }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, timeout};
 use tracing::{info, warn};
@@ -49,7 +49,7 @@ pub struct Plan {
 pub struct Server {
     state: Arc<State>,
     doors: Vec<(Bound, Arc<Door>)>,
-    admin: Option<(admin::Bound, Option<Secret>)>,
+    admin: Option<(TcpListener, SocketAddr, Option<Secret>)>,
     self_signed: Option<String>,
 }
 
@@ -83,7 +83,7 @@ impl Plan {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn load(config: Config) -> Result<Self, Vec<Finding>> {
-        let metrics = Arc::new(Metrics::new().map_err(|error| vec![Finding::general(error.to_string())])?);
+        let metrics = Arc::new(Metrics::new().map_err(|error| vec![general(error.to_string())])?);
         let mut findings = Vec::new();
         let mut warnings = Vec::new();
         let mut self_signed = None;
@@ -123,15 +123,14 @@ impl Plan {
             }
         }
         let admin = match &config.admin {
-            Some(admin) => collect(&mut findings, admin::Bound::bind(admin).map_err(|finding| vec![finding]))
-                .map(|bound| (bound, admin_token)),
+            Some(admin) => collect(&mut findings, bind_admin(admin)).map(|(tcp, at)| (tcp, at, admin_token)),
             None => None,
         };
         if !findings.is_empty() {
             return Err(findings);
         }
         let limits = Limits::new(&config.limits)
-            .map_err(|_| vec![Finding::general("there is no randomness on this machine".to_owned())])?;
+            .map_err(|_| vec![general("there is no randomness on this machine".to_owned())])?;
         let state = State {
             router,
             limits: Arc::new(limits),
@@ -163,7 +162,7 @@ impl Server {
 
     /// The admin port's address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(|(bound, _)| bound.local_addr())
+        self.admin.as_ref().map(|(_, address, _)| *address)
     }
 
     /// The certificate (PEM) that was made because the configuration names none.
@@ -181,10 +180,10 @@ impl Server {
             spawn(accept(bound, Arc::clone(&self.state), door, phase.clone(), alive.clone()));
         }
         drop(alive);
-        if let Some((bound, token)) = self.admin {
-            info!(address = %bound.local_addr(), "admin port listening");
+        if let Some((tcp, address, token)) = self.admin {
+            info!(%address, "admin port listening");
             let metrics = Arc::clone(&self.state.metrics);
-            spawn(bound.serve(admin::State::new(metrics, phase.clone(), token)));
+            spawn(admin::serve(tcp, admin::State { metrics, phase: phase.clone(), token }));
         }
         let state = Arc::clone(&self.state);
         let sweeper = spawn(async move {
@@ -270,7 +269,7 @@ fn load_acceptor(
     }
     let certificates = if config.tls.certificates.is_empty() && config.tls.directory.is_none() {
         let (certificates, pem) = Certificates::self_signed(&["localhost", "127.0.0.1", "::1"])
-            .map_err(|error| vec![Finding::general(format!("cannot make a certificate: {error}"))])?;
+            .map_err(|error| vec![general(format!("cannot make a certificate: {error}"))])?;
         *self_signed = Some(pem);
         certificates
     } else {
@@ -296,11 +295,30 @@ fn load_connectors(config: &Config) -> Result<HashMap<String, Connector>, Vec<Fi
     if findings.is_empty() { Ok(connectors) } else { Err(findings) }
 }
 
+fn bind_admin(admin: &config::Admin) -> Result<(TcpListener, SocketAddr), Vec<Finding>> {
+    let address = admin.address.value;
+    let bind = || {
+        let tcp = std::net::TcpListener::bind(address)?;
+        tcp.set_nonblocking(true)?;
+        let address = tcp.local_addr()?;
+        Ok((TcpListener::from_std(tcp)?, address))
+    };
+    bind().map_err(|error: std::io::Error| {
+        let message = format!("cannot listen on {address}: {error}");
+        vec![Finding { site: Some(admin.address.site.clone()), message }]
+    })
+}
+
 fn load_admin_token(config: &Config) -> Result<Option<Secret>, Vec<Finding>> {
     let Some(file) = config.admin.as_ref().and_then(|admin| admin.token_file.as_ref()) else { return Ok(None) };
     secret_file::read(&file.value)
         .map(Some)
         .map_err(|why| vec![Finding { site: Some(file.site.clone()), message: why }])
+}
+
+/// A finding that has no place in the file.
+fn general(message: String) -> Finding {
+    Finding { site: None, message }
 }
 
 fn mechanism(configured: config::Mechanism) -> Mechanism {

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_hostile_list_stays_small_and_printable() {
-        let endless = b"X".repeat(100).join(&b' ').repeat(1000);
+        let endless = b"XXXXXXXXXXXXXXXXXXXX ".repeat(1000);
         assert!(Capabilities::parse(&endless).as_line().len() <= MOST_BYTES);
         assert_eq!(Capabilities::parse(b"IMAP4rev1 A\r\nB \x1b[2J IDLE").as_line(), b"IMAP4rev1 IDLE");
         assert!(Capabilities::parse(b"   ").is_empty());

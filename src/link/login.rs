@@ -257,7 +257,13 @@ fn with_password(offered: &Capabilities, route: &Route, login: &Login, password:
     let name = || Zeroizing::new(route.user.as_bytes().to_vec());
     let secret = || Zeroizing::new(password.reveal().to_vec());
     if offered.auth("PLAIN") {
-        Ok(Plan::Message("PLAIN", sasl::encode_plain(login.authzid.as_ref(), &route.user, password), None))
+        // The route speaks of the user whose mail is opened. Who acts for another keeps its own name.
+        let message = match &login.authzid {
+            Some(authzid) if *authzid != login.user => sasl::encode_plain(Some(&route.user), &login.user, password),
+            Some(_) => sasl::encode_plain(Some(&route.user), &route.user, password),
+            None => sasl::encode_plain(None, &route.user, password),
+        };
+        Ok(Plan::Message("PLAIN", message, None))
     } else if login.authzid.is_some() {
         // Dropping it would log the client in as somebody else than it asked for.
         Err(LinkError::unsupported("acting as somebody else needs AUTH=PLAIN"))

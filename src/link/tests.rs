@@ -253,8 +253,14 @@ async fn no_password_goes_where_logins_are_disabled() {
 #[tokio::test(start_paused = true)]
 async fn acting_as_somebody_else_is_kept_or_refused() {
     let bob = || Login { authzid: Some(user("bob")), ..password(b"hunter2") };
+    let to_bob = Route { user: user("bob"), ..route() };
     let kept = [PLAIN_IR, Hear(b"T AUTHENTICATE PLAIN Ym9iAGFubgBodW50ZXIy"), LET_IN];
-    logged_in(&kept, &route(), &bob()).await;
+    logged_in(&kept, &to_bob, &bob()).await;
+    // Ann acts as ann, and is called anna there: both names are hers.
+    let herself = Login { authzid: Some(user("ann")), ..password(b"hunter2") };
+    let renamed = Route { user: user("anna"), ..route() };
+    let both = [PLAIN_IR, Hear(b"T AUTHENTICATE PLAIN YW5uYQBhbm5hAGh1bnRlcjI="), LET_IN];
+    logged_in(&both, &renamed, &herself).await;
     for offered in [&b"* OK [CAPABILITY IMAP4rev1 AUTH=LOGIN] x\r\n"[..], b"* OK [CAPABILITY IMAP4rev1] x\r\n"] {
         assert_eq!(refused(&[Say(offered), Hear(b"")], &route(), &bob()).await.refusal, Refusal::Unsupported);
     }

@@ -18,7 +18,7 @@ use crate::imap::{Login, UserName};
 use crate::metrics::Metrics;
 use crate::secret_file;
 
-pub use self::lookup::{Map, MapError};
+pub use self::lookup::{Answer, Map, MapError};
 
 /// Who asks for a route, and from where.
 #[derive(Debug)]

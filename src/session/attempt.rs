@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::backend::{Backend, Route};
 use crate::dialogue::Dialogue;
 use crate::imap::{Login, Welcome};
 use crate::limits::UserPermit;
-use crate::link::{Caller, Link, LinkError, LoggedIn, Progress};
+use crate::link::{Caller, Greeted, Link, LinkError, LoggedIn, Progress};
+use crate::metrics::BackendError;
 use crate::origin::Origin;
 use crate::outcome::{Ending, Refusal};
 use crate::routing::{Asker, NoRoute};
@@ -39,15 +40,15 @@ pub(super) struct Attempt<'a> {
 pub(super) struct Admitted {
     pub(super) link: Link<LoggedIn>,
     pub(super) welcome: Welcome,
-    pub(super) backend: Arc<Backend>,
+    pub(super) route: Route,
     /// Counts the session as its user's.
     pub(super) user: UserPermit,
 }
 
 /// Why there is no login.
 pub(super) enum Stop {
-    /// The client is told NO.
-    Refused(Refusal),
+    /// The client is told NO; the words are for our log alone.
+    Refused(Refusal, Option<String>),
     /// The client gave up in the middle and has been answered.
     GivenUp,
     /// The session is over.
@@ -56,7 +57,7 @@ pub(super) enum Stop {
 
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        Self::Refused(refusal, None)
     }
 }
 
@@ -104,11 +105,11 @@ impl<'a> Attempt<'a> {
         };
         match &outcome {
             Ok(_) => self.server.limits.succeeded(login, client),
-            Err(Stop::Refused(refusal)) if refusal.is_failure() => self.server.limits.failed(login, client),
+            Err(Stop::Refused(refusal, _)) if refusal.is_failure() => self.server.limits.failed(login, client),
             Err(_) => {}
         }
-        let (link, welcome, backend) = outcome?;
-        Ok(Admitted { link, welcome, backend, user })
+        let (link, welcome, route) = outcome?;
+        Ok(Admitted { link, welcome, route, user })
     }
 
     async fn route(&self) -> Result<Route, Refusal> {
@@ -133,7 +134,7 @@ impl<'a> Attempt<'a> {
         &self,
         mut route: Route,
         dialogue: &mut Dialogue<Stream>,
-    ) -> Result<(Link<LoggedIn>, Welcome, Arc<Backend>), Stop> {
+    ) -> Result<(Link<LoggedIn>, Welcome, Route), Stop> {
         let budget = self.began + self.server.timeouts.backend_login;
         let (mut tries, mut referrals) = (0, 0);
         loop {
@@ -144,17 +145,17 @@ impl<'a> Attempt<'a> {
             };
             let Ok(tried) = tried else {
                 backend.failed();
-                backend.metrics.error(crate::metrics::BackendError::Timeout);
+                backend.metrics.error(BackendError::Timeout);
                 return Err(Refusal::Timeout.into());
             };
             let (error, client_took_part) = match tried {
-                Ok((link, welcome)) => return Ok((link, welcome, backend)),
+                Ok((link, welcome)) => return Ok((link, welcome, route)),
                 Err(Failed::Client(stop)) => return Err(stop),
                 Err(Failed::Link(error, client_took_part)) => (error, client_took_part),
             };
             self.note(&backend, &error);
             if client_took_part {
-                return Err(error.refusal.into());
+                return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
             if let Some(next) = self.referred(&error) {
                 referrals += 1;
@@ -167,7 +168,7 @@ impl<'a> Attempt<'a> {
             tries += 1;
             let pause = jittered(PAUSE);
             if !error.refusal.is_retryable() || tries >= TRIES || Instant::now() + pause >= budget {
-                return Err(error.refusal.into());
+                return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
             backend.metrics.retried();
             sleep(pause).await;
@@ -179,19 +180,14 @@ impl<'a> Attempt<'a> {
         route: &Route,
         dialogue: &mut Dialogue<Stream>,
     ) -> Result<(Link<LoggedIn>, Welcome), Failed> {
-        let mut client_took_part = false;
         let fresh = |error| Failed::Link(error, false);
         let link = self.open(route, dialogue.id()).await.map_err(fresh)?;
         route.backend.succeeded();
         let mut progress = link.log_in(route, self.login).await.map_err(fresh)?;
         loop {
             match progress {
-                Progress::Done(link, welcome) => {
-                    route.backend.metrics.logged_in(self.took());
-                    return Ok((link, welcome));
-                }
+                Progress::Done(link, welcome) => return Ok((link, welcome)),
                 Progress::Challenge(link, challenge) => {
-                    client_took_part = true;
                     let answer =
                         dialogue.challenge(&challenge).await.map_err(|ending| Failed::Client(Stop::Ended(ending)))?;
                     let gave_up = answer.is_none();
@@ -199,13 +195,13 @@ impl<'a> Attempt<'a> {
                     if gave_up {
                         return Err(Failed::Client(Stop::GivenUp));
                     }
-                    progress = next.map_err(|error| Failed::Link(error, client_took_part))?;
+                    progress = next.map_err(|error| Failed::Link(error, true))?;
                 }
             }
         }
     }
 
-    async fn open(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Link<crate::link::Greeted>, LinkError> {
+    async fn open(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Link<Greeted>, LinkError> {
         let backend = &route.backend;
         let own: Vec<_> = id.iter().filter(|(key, _)| !key.to_ascii_lowercase().starts_with(b"x-")).cloned().collect();
         let caller = Caller {
@@ -217,23 +213,16 @@ impl<'a> Attempt<'a> {
             ttl: self.origin.ttl - 1,
             id: &own,
         };
-        let _connecting = backend.metrics.connecting();
-        let began = Instant::now();
         let connector = self.server.connectors.get(&backend.config.name);
-        let link =
-            Link::open(backend, connector, &self.server.own_addresses, &caller, self.server.timeouts.backend_connect)
-                .await?;
-        backend.metrics.connected(began.elapsed());
-        Ok(link)
+        Link::open(backend, connector, &self.server.own_addresses, &caller, self.server.timeouts.backend_connect).await
     }
 
     fn note(&self, backend: &Backend, error: &LinkError) {
         let session = &self.session;
+        // A refusal that is not the backend's fault is in the line about the login, and only there.
         if let Some(kind) = error.kind {
             backend.metrics.error(kind);
             warn!(%session, backend = backend.config.name, kind = kind.as_str(), why = error.detail, "backend failed");
-        } else {
-            debug!(%session, backend = backend.config.name, why = error.detail, "backend refused");
         }
         if error.refusal.is_retryable() {
             backend.failed();

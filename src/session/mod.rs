@@ -10,17 +10,20 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tracing::debug;
 
 use self::attempt::{Admitted, Attempt, Stop};
 pub use self::grid::Grid;
 use crate::admission::{Entry, Permit};
+use crate::backend::Route;
 use crate::config::ListenerTls;
 use crate::dialogue::{Asked, Dialogue, farewell};
 use crate::imap::{Offer, UserName};
 use crate::listener::read_proxy_header;
 use crate::origin::Origin;
-use crate::outcome::{Ending, Limit, Refusal};
+use crate::outcome::{Ending, Limit, Refusal, Side};
 use crate::process::Phase;
+use crate::random;
 use crate::record::Record;
 use crate::relay::{Times, relay};
 use crate::server::{Door, State};
@@ -31,6 +34,13 @@ use crate::tls::{Handshake, HandshakeError, Stream};
 /// not pay.
 const TURNED_AWAY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a session lives on after one side has ended, while nothing moves.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
+/// How long a peer may take nothing of what waits for it.
+const WRITE: Duration = Duration::from_secs(5 * 60);
+/// Characters of a session's id: no two sessions of a lifetime share one.
+const SESSION_ID: usize = 16;
+
 /// One client connection, from accept to close.
 pub struct Session {
     server: Arc<State>,
@@ -40,14 +50,17 @@ pub struct Session {
     /// The end of all waiting before login; set at accept, renewed by nothing.
     deadline: Instant,
     phase: watch::Receiver<Phase>,
+    /// A balancer speaks for itself.
+    is_check: bool,
 }
 
 impl Session {
     /// A session that begins now.
     pub fn new(server: Arc<State>, door: Arc<Door>, origin: Origin, phase: watch::Receiver<Phase>) -> Self {
-        let record = Record::new(Arc::clone(&server.metrics), Arc::clone(&door.name), origin.peer);
+        let id = random::word(SESSION_ID);
+        let record = Record::new(Arc::clone(&server.metrics), id, Arc::clone(&door.name), origin.peer);
         let deadline = Instant::now() + server.timeouts.login;
-        Self { server, door, record, origin, deadline, phase }
+        Self { server, door, record, origin, deadline, phase, is_check: false }
     }
 
     /// Lives it.
@@ -55,7 +68,9 @@ impl Session {
         let opened = self.door.metrics.opened();
         let ending = self.live(tcp, entry).await.unwrap_or_else(|ending| ending);
         drop(opened);
-        self.record.close(ending);
+        // A balancer that looks whether we live goes away as soon as it knows.
+        let checked = self.is_check && ending.side() == Side::Client;
+        self.record.close(if checked { Ending::HealthCheck } else { ending });
     }
 
     async fn live(&mut self, mut tcp: TcpStream, entry: Entry) -> Result<Ending, Ending> {
@@ -86,7 +101,7 @@ impl Session {
             return Err(Ending::BadProxyHeader);
         };
         self.server.metrics.proxy_header(if header.version == 1 { "v1" } else { "v2" });
-        self.record.local_check = header.local;
+        self.is_check = header.local;
         self.origin.proxied(header);
         self.record.client = self.origin.client;
         Ok(())
@@ -172,7 +187,7 @@ impl Session {
             }
             Ok(Err(HandshakeError::Failed(why))) => {
                 self.door.metrics.handshake_failed("failed");
-                self.record.detail = Some(why);
+                debug!(session = self.record.session, client = %self.origin.client, why, "TLS handshake failed");
                 Err(Ending::TlsFailed)
             }
             Err(_) => {
@@ -197,11 +212,11 @@ impl Session {
             let took = attempt.took();
             match tried {
                 Ok(admitted) => {
-                    self.record.logged_in(&login, &admitted.backend, took);
+                    self.record.logged_in(&login, &admitted.route, took);
                     return Ok(admitted);
                 }
-                Err(Stop::Refused(refusal)) => {
-                    self.record.refused(&login, &refusal);
+                Err(Stop::Refused(refusal, detail)) => {
+                    self.record.refused(&login, &refusal, detail.as_deref());
                     self.wait_for_grid(attempt.began(), &refusal).await?;
                     dialogue.refuse(&refusal.reply()).await?;
                 }
@@ -227,14 +242,14 @@ impl Session {
     }
 
     async fn relay(&mut self, client: Buffered<Stream>, admitted: Admitted) -> Ending {
-        let Admitted { link, backend, user: _user, .. } = admitted;
+        let Admitted { link, route: Route { backend, .. }, user: _user, .. } = admitted;
         let active = backend.metrics.active();
-        let times = Times { idle: self.server.timeouts.relay_idle, ..Times::default() };
+        let times = Times { idle: self.server.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         let client = backend.metrics.counted_client(client);
         let link = backend.metrics.counted_backend(link.into_stream());
         let report = relay(client, link, times, self.phase.clone()).await;
         drop(active);
-        self.record.moved(report.to_backend, report.to_client);
+        (self.record.to_backend, self.record.to_client) = (report.to_backend, report.to_client);
         report.ending
     }
 }

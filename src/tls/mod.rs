@@ -19,6 +19,8 @@ use tokio_rustls::{client, server};
 pub use accept::{Acceptor, Handshake, HandshakeError};
 pub use certificates::{Certificates, SelfSignedError};
 pub use connect::Connector;
+#[cfg(test)]
+pub(crate) use connect::tests::Pki;
 
 /// A connection, to a client or to a backend.
 #[derive(Debug)]
