@@ -94,6 +94,12 @@ impl Half {
         self.stalled
     }
 
+    /// The memory it owns.
+    #[cfg(test)]
+    pub(super) fn owned(&self) -> usize {
+        self.held.capacity()
+    }
+
     /// The writer is gone, as was seen here or elsewhere. False: that is no news.
     pub(super) fn lose_writer(&mut self) -> bool {
         self.held = Vec::new();

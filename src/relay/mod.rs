@@ -55,37 +55,39 @@ pub struct Report {
 /// ending a session would be polite.
 ///
 /// Dropping the future closes both connections; bytes that one side had not taken yet are lost.
-pub async fn relay<C, B>(client: C, backend: B, times: Times, stop: watch::Receiver<Phase>) -> Report
+// Not an `async fn`: that would hold its arguments twice.
+pub fn relay<C, B>(
+    client: C,
+    backend: B,
+    times: Times,
+    stop: watch::Receiver<Phase>,
+) -> impl Future<Output = Report> + use<C, B>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let mut pair = Pair::new(client, backend, times);
-    let mut timer = pin!(sleep_until(pair.deadline().0));
-    let mut stopped = pin!(stopped(stop.clone()));
-    let mut known_to: Option<Waker> = None;
-    let ending = poll_fn(|cx| {
-        // Polling a watch takes a lock that all sessions share. It is enough to do so once for each waker, which is
-        // once for each task, and when the phase has changed.
-        let known = known_to.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if !known || stop.has_changed().unwrap_or(false) {
-            if stopped.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ending::Stopping);
+    async move {
+        let mut timer = pin!(sleep_until(pair.deadline().0));
+        let mut stopped = pin!(stopped(&stop));
+        let mut known_to: Option<Waker> = None;
+        poll_fn(|cx| {
+            // Polling a watch takes a lock that all sessions share. It is enough to do so once for each waker, which
+            // is once for each task, and when the phase has changed.
+            let known = known_to.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if !known || stop.has_changed().unwrap_or(false) {
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(pair.part(cx, Ending::Stopping));
+                }
+                known_to = Some(cx.waker().clone());
             }
-            known_to = Some(cx.waker().clone());
-        }
-        if let Poll::Ready(ending) = pair.poll(cx) {
-            return Poll::Ready(ending);
-        }
-        poll_deadline(cx, timer.as_mut(), &pair)
-    })
-    .await;
-    poll_fn(|cx| {
-        pair.part(cx);
-        Poll::Ready(())
-    })
-    .await;
-    Report { ending, to_backend: pair.to_backend.moved(), to_client: pair.to_client.moved() }
+            if let Poll::Ready(ending) = pair.poll(cx) {
+                return Poll::Ready(pair.part(cx, ending));
+            }
+            poll_deadline(cx, timer.as_mut(), &pair).map(|ending| pair.part(cx, ending))
+        })
+        .await
+    }
 }
 
 /// Both streams and both directions between them.
@@ -175,9 +177,10 @@ where
     }
 
     /// Takes leave of whoever is still there.
-    fn part(&mut self, cx: &mut Context<'_>) {
+    fn part(&mut self, cx: &mut Context<'_>, ending: Ending) -> Report {
         self.to_backend.part(cx, &mut self.backend);
         self.to_client.part(cx, &mut self.client);
+        Report { ending, to_backend: self.to_backend.moved(), to_client: self.to_client.moved() }
     }
 }
 
@@ -206,8 +209,8 @@ fn after(instant: Instant, time: Duration) -> Instant {
 }
 
 /// Ready when everything ends now. Whoever has dropped the sender cannot say so any more.
-async fn stopped(mut phase: watch::Receiver<Phase>) {
-    if phase.wait_for(|phase| *phase == Phase::Stopped).await.is_err() {
+async fn stopped(phase: &watch::Receiver<Phase>) {
+    if phase.clone().wait_for(|phase| *phase == Phase::Stopped).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
