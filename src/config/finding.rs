@@ -1,15 +1,16 @@
 //! A mistake in the configuration, shown with its place.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// A place in the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
-    /// The key's path, such as `route[3].backend`.
+    /// The key's path, such as `route[3].backend`; empty where the text is no TOML.
     pub key: String,
     /// Byte range of the value in the file's text.
-    pub span: std::ops::Range<usize>,
+    pub span: Range<usize>,
 }
 
 /// One mistake.
@@ -17,11 +18,17 @@ pub struct Site {
 pub struct Finding {
     /// Where; `None` when it is about the file as a whole.
     pub site: Option<Site>,
-    /// What was found and what is expected.
+    /// What was found. A second line, if there is one, says what is expected and is shown beside the value.
     pub message: String,
 }
 
 /// All mistakes of one file, and what is needed to show them.
+///
+/// ```text
+/// config/proxy.toml:42:11: route[3].backend: no such backend
+/// 42 | backend = "mx-9"
+///    |           ^^^^^^ expected one of: mx-1, mx-2
+/// ```
 #[derive(Debug)]
 pub struct Findings {
     path: PathBuf,
@@ -39,12 +46,83 @@ impl Findings {
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
+
+    fn show(&self, finding: &Finding, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (problem, expected) = finding.message.split_once('\n').unwrap_or((&finding.message, ""));
+        let path = self.path.display();
+        let Some(site) = &finding.site else {
+            write!(f, "{path}: {}", clean(problem))?;
+            return if expected.is_empty() { Ok(()) } else { write!(f, " ({})", clean(expected)) };
+        };
+        let place = Place::of(&self.text, &site.span);
+        write!(f, "{path}:{}:{}: ", place.line_number, place.column)?;
+        if !site.key.is_empty() {
+            write!(f, "{}: ", clean(&site.key))?;
+        }
+        writeln!(f, "{}", clean(problem))?;
+        let number = place.line_number.to_string();
+        writeln!(f, "{number} | {}", clean(&hide_secret(place.line)))?;
+        write!(f, "{:width$} | {}{}", "", place.indent, "^".repeat(place.carets), width = number.len())?;
+        if expected.is_empty() { Ok(()) } else { write!(f, " {}", clean(expected)) }
+    }
 }
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({} bytes)", self.path.display(), self.findings.len(), self.text.len())
+        for (index, finding) in self.findings.iter().enumerate() {
+            if index > 0 {
+                f.write_char('\n')?;
+            }
+            self.show(finding, f)?;
+        }
+        Ok(())
     }
 }
 
 impl std::error::Error for Findings {}
+
+/// A byte range as people see it.
+struct Place<'a> {
+    /// From 1.
+    line_number: usize,
+    /// From 1, in characters.
+    column: usize,
+    line: &'a str,
+    /// As wide as what stands before it in the line: tabs stay tabs.
+    indent: String,
+    carets: usize,
+}
+
+impl<'a> Place<'a> {
+    fn of(text: &'a str, span: &Range<usize>) -> Self {
+        let start = text.floor_char_boundary(span.start);
+        let end = text.floor_char_boundary(span.end).max(start);
+        let before = text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let rest = text.get(line_start..).unwrap_or_default();
+        let line = rest.split('\n').next().unwrap_or_default().trim_end_matches('\r');
+        let lead = text.get(line_start..start).unwrap_or_default();
+        let marked = text.get(start..end).unwrap_or_default();
+        let marked = marked.split(['\r', '\n']).next().unwrap_or_default();
+        Self {
+            line_number: before.matches('\n').count() + 1,
+            column: lead.chars().count() + 1,
+            line,
+            indent: lead.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect(),
+            carets: marked.chars().count().max(1),
+        }
+    }
+}
+
+/// Passwords do not belong into the file, but somebody will try: such a line is shown up to its `=`.
+fn hide_secret(line: &str) -> String {
+    let Some((key, _)) = line.split_once('=') else { return line.into() };
+    let name = key.trim().to_ascii_lowercase();
+    let secret = ["password", "secret", "token"].iter().any(|word| name.contains(word)) && !name.ends_with("_file");
+    if secret { format!("{key}= •••") } else { line.into() }
+}
+
+/// Control characters would let a file speak to the terminal; one character stays one character.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}

@@ -8,7 +8,7 @@ mod finding;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -38,6 +38,54 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// `[log]`
     pub log: Log,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Every mistake in it, or the one that it cannot be read.
+    pub fn load(path: &Path) -> Result<Self, Findings> {
+        let whole = |message| Findings::new(path.into(), String::new(), vec![Finding { site: None, message }]);
+        let bytes = std::fs::read(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line =
+                error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count() + 1;
+            whole(format!("is not UTF-8 text (line {line})"))
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file. Relative paths in it are taken from the folder of `path`.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Findings> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let (file, findings) = match file::parse(text) {
+            Ok(parsed) => parsed,
+            Err(finding) => return Err(Findings::new(path.into(), text.into(), vec![finding])),
+        };
+        check::check(&file, folder, findings).map_err(|findings| Findings::new(path.into(), text.into(), findings))
+    }
+
+    /// The configuration of `serve --backend HOST:PORT`: implicit TLS on 127.0.0.1:1993, no certificate files (one is made
+    /// up), an admin port on 127.0.0.1:9143, everyone goes to this one backend. TLS towards it goes by the port: implicit
+    /// on 993; elsewhere STARTTLS, or none on loopback, where nobody listens in.
+    pub fn for_one_backend(host: &str, port: u16) -> Self {
+        check::one_backend(host, port)
+    }
+}
+
+/// Reads `HOST:PORT`, as a backend's `address` is written; IPv6 in brackets, which the host given back lacks.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    match file::text::<file::HostPort>(text) {
+        Ok(file::HostPort { host, port }) => Ok((host, port)),
+        Err(problem) => Err(problem.replace('\n', ", ")),
+    }
 }
 
 /// A value together with the place in the file where it was written, for checks that only a later room can make
