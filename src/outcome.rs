@@ -267,7 +267,7 @@ impl Ending {
     pub fn level(self) -> tracing::Level {
         match self {
             Self::HealthCheck => tracing::Level::DEBUG,
-            Self::BackendClosed | Self::BackendReset | Self::WriteTimeout => tracing::Level::WARN,
+            Self::BackendReset | Self::WriteTimeout => tracing::Level::WARN,
             Self::Internal => tracing::Level::ERROR,
             Self::ClientClosed
             | Self::ClientReset
@@ -282,6 +282,8 @@ impl Ending {
             | Self::Limited(_)
             | Self::LoginTimeout
             | Self::IdleTimeout
+            // After LOGOUT it is the server that closes first.
+            | Self::BackendClosed
             | Self::Stopping => tracing::Level::INFO,
         }
     }
