@@ -1,5 +1,7 @@
 //! The admin port over real loopback sockets, spoken to in raw HTTP.
 
+#![expect(clippy::disallowed_methods, reason = "these sockets are the caller's, not a backend's")]
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
