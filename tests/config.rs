@@ -9,8 +9,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use mailmux::config::Config;
+use mailmux::config::{
+    BackendTls, CertificateName, ClientAuth, Config, ListenerTls, LogFormat, LogLevel, LoginAs, Mechanism,
+    ProxyVersion, Roots, Target, TlsVersion,
+};
 use proptest::prelude::*;
 
 /// All TOML files in a folder of the project.
@@ -176,6 +180,70 @@ fn paths_are_taken_from_the_folder_of_the_file() {
     let absolute = MANDATORY.replace("certs/mail.key", "/run/mail.key");
     let config = Config::parse(&absolute, Path::new("/etc/mailmux/mailmux.toml")).expect("good");
     assert_eq!(config.tls.certificates[0].key.value, Path::new("/run/mail.key"));
+}
+
+#[test]
+fn every_value_arrives_where_it_belongs() {
+    let text = include_str!("config/valid/everything.toml");
+    let config = Config::parse(text, Path::new("/etc/x.toml")).unwrap_or_else(|findings| panic!("{findings}"));
+    assert_eq!((config.server.workers, config.server.drain_timeout), (3, Duration::ZERO));
+
+    let listener = &config.listeners[0];
+    assert_eq!((listener.name.as_str(), listener.tls, listener.allow_plaintext), ("a", ListenerTls::None, true));
+    assert_eq!(format!("{:?}", listener.proxy_protocol_from), "[192.0.2.1/32, 2001:db8::/32]");
+    assert_eq!(format!("{:?}", listener.id_from), "[0.0.0.0/0]");
+    assert_eq!(listener.mechanisms, [Mechanism::ScramSha256, Mechanism::ScramSha1, Mechanism::Plain]);
+    assert_eq!(config.listeners[1].tls, ListenerTls::StartTls);
+
+    assert_eq!((config.tls.min_version, config.tls.client_name), (TlsVersion::V13, CertificateName::CommonName));
+    assert!(matches!(&config.tls.client_auth, ClientAuth::Optional { ca } if ca.value == Path::new("/etc/ca.pem")));
+    assert_eq!(config.tls.directory.as_ref().map(|at| at.site.key.as_str()), Some("tls.directory"));
+
+    let [first, second] = &config.backends[..] else { panic!("two backends") };
+    assert_eq!((first.host.as_str(), first.port, first.forward_id), ("2001:db8::7", 993, false));
+    assert_eq!((first.proxy_protocol, second.proxy_protocol), (Some(ProxyVersion::V1), Some(ProxyVersion::V2)));
+    assert_eq!(first.source.len(), 2);
+    let BackendTls::Implicit(client) = &first.tls else { panic!("implicit") };
+    assert_eq!((client.name.as_str(), client.verify), ("mail.example.org", false));
+    assert!(matches!(client.roots, Roots::System));
+    assert!(client.client.as_ref().is_some_and(|files| files.key.value == Path::new("/etc/key.pem")));
+    let BackendTls::StartTls(client) = &second.tls else { panic!("starttls") };
+    assert_eq!((client.name.as_str(), client.verify), ("under_score.example.org", true));
+    assert!(matches!(&client.roots, Roots::File(ca) if ca.value == Path::new("/etc/ca.pem")));
+    assert!(client.client.is_none() && second.forward_id);
+
+    let [lookup, reject, rest] = &config.routes[..] else { panic!("three routes") };
+    assert_eq!((&lookup.target, &rest.target), (&Target::Lookup(0), &Target::Backend(0)));
+    assert_eq!(reject.target, Target::Reject("No.".into()));
+    assert_eq!(lookup.when.listener.as_deref(), Some("a"));
+    assert_ne!(lookup.when.user, lookup.when.domain);
+    assert!(lookup.when.server_name.is_some() && lookup.when.client.len() == 1);
+    assert!(matches!(&lookup.login, LoginAs::Master { user, .. } if user == "root"));
+    assert!(matches!(rest.login, LoginAs::Passthrough));
+
+    let limits = &config.limits;
+    assert_eq!((limits.sessions, limits.connects_per_network, limits.logins_per_user), (0, None, None));
+    assert_eq!(limits.failures_per_network.map(|rate| rate.every), Some(Duration::from_secs(3600)));
+    assert_eq!(limits.failures_per_user.map(|rate| rate.burst.get()), Some(1_000_000));
+    assert!(limits.exempt.is_empty());
+
+    let times = &config.timeouts;
+    let milliseconds = [
+        times.proxy_header,
+        times.tls_handshake,
+        times.login,
+        times.backend_connect,
+        times.backend_login,
+        times.relay_idle,
+        times.refusal_grid,
+    ]
+    .map(|time| time.as_millis());
+    assert_eq!(milliseconds, [1, 1000, 90_000, 80_000, 85_000, 86_400_000, 2]);
+
+    let admin = config.admin.expect("admin");
+    assert_eq!(admin.address.value.to_string(), "[::1]:0");
+    assert_eq!(admin.token_file.map(|at| at.value), Some("/etc/admin.token".into()));
+    assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Trace));
 }
 
 /// Pieces of which files are made, so that random ones get beyond the TOML parser.

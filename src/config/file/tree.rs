@@ -228,7 +228,8 @@ fn explain(message: &str) -> String {
     if let Some(key) = message.strip_prefix("missing field ") {
         return format!("{key} is missing");
     }
-    if message.contains('\n') {
+    // Our own words; a key may hold anything, though, line breaks too.
+    if message.contains('\n') && !message.starts_with("unknown field ") {
         return message.into();
     }
     let (problem, expected) = match message.rsplit_once(", expected ") {
@@ -245,8 +246,14 @@ fn explain(message: &str) -> String {
             let words = words.trim_start_matches("one of ").replace('`', "").replace(" or ", ", ");
             format!("{problem}\nexpected one of: {words}")
         }
-        Some("u16") => format!("{problem}\nexpected a number from 0 to {}", u16::MAX),
-        Some("u32") => format!("{problem}\nexpected a number from 0 to {}", u32::MAX),
+        Some("a boolean") => format!(
+            "{problem}
+expected true or false"
+        ),
+        Some("a sequence") => format!(
+            "{problem}
+expected a list, [...]"
+        ),
         Some(expected) => format!("{problem}\nexpected {expected}"),
         None => problem,
     }
