@@ -1,1 +1,129 @@
-//! (room)
+//! Who is let in at all: sessions in all and per network, and the rate of new ones. Cheap, and before TLS. Not here:
+//! anything about users (`limits.rs`), what is said to those who are turned away.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::config;
+use crate::network::{is_in, network_of};
+use crate::outcome::Limit;
+use crate::tally::{Place, Rates, Tally, Verdict};
+
+/// Counts sessions.
+pub struct Admission {
+    all: Arc<Tally<()>>,
+    by_network: Arc<Tally<IpAddr>>,
+    connects: Option<Rates<IpAddr>>,
+    exempt: Vec<IpNet>,
+}
+
+/// A connection that is counted among all.
+#[derive(Debug)]
+pub struct Entry(#[expect(dead_code, reason = "held for its Drop")] Place<()>);
+
+/// A connection that is counted among all and among its network's. Dropping it counts it out.
+#[derive(Debug)]
+pub struct Permit {
+    _all: Entry,
+    _network: Place<IpAddr>,
+}
+
+impl Admission {
+    /// Nobody is in yet.
+    pub fn new(limits: &config::Limits) -> Self {
+        let rates = |rate: config::Rate| Rates::new(rate.every, rate.burst, Ipv6Addr::UNSPECIFIED.into());
+        Self {
+            all: Tally::new(limits.sessions),
+            by_network: Tally::new(limits.sessions_per_network),
+            connects: limits.connects_per_network.and_then(rates),
+            exempt: limits.exempt.clone(),
+        }
+    }
+
+    /// Counts a connection among all, before anything is known of it.
+    pub fn enter(&self) -> Result<Entry, Limit> {
+        self.all.enter(()).map(Entry).ok_or(Limit::Sessions)
+    }
+
+    /// Counts it among its network's, once its client's address is known.
+    pub fn enter_network(&self, entry: Entry, client: IpAddr) -> Result<Permit, Limit> {
+        if is_in(client, &self.exempt) {
+            return Ok(Permit { _all: entry, _network: Place::uncounted() });
+        }
+        let network = network_of(client);
+        if let Some(connects) = &self.connects
+            && matches!(connects.take(&network), Verdict::Over(_))
+        {
+            return Err(Limit::ConnectsPerNetwork);
+        }
+        let place = self.by_network.enter(network).ok_or(Limit::SessionsPerNetwork)?;
+        Ok(Permit { _all: entry, _network: place })
+    }
+
+    /// Forgets what need not be remembered; to be called now and then.
+    pub fn sweep(&self) {
+        if let Some(connects) = &self.connects {
+            connects.sweep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn limits() -> config::Limits {
+        config::Limits {
+            sessions: 3,
+            sessions_per_network: 2,
+            sessions_per_user: 0,
+            connects_per_network: None,
+            logins_per_user: None,
+            failures_per_network: None,
+            failures_per_user: None,
+            exempt: vec!["127.0.0.0/8".parse().expect("a network")],
+        }
+    }
+
+    fn come(admission: &Admission, from: &str) -> Result<Permit, Limit> {
+        admission.enter_network(admission.enter()?, from.parse().expect("an address"))
+    }
+
+    #[test]
+    fn networks_and_all_are_bounded_and_given_back() {
+        let admission = Admission::new(&limits());
+        let first = come(&admission, "2001:db8::1").expect("room");
+        let second = come(&admission, "2001:db8::2").expect("room");
+        assert_eq!(come(&admission, "2001:db8::3").err(), Some(Limit::SessionsPerNetwork), "one /64");
+        let third = come(&admission, "192.0.2.1").expect("another network");
+        assert_eq!(come(&admission, "192.0.2.2").err(), Some(Limit::Sessions));
+        drop((first, second, third));
+        assert!(admission.all.is_empty() && admission.by_network.is_empty());
+    }
+
+    #[test]
+    fn an_exempt_network_counts_only_among_all() {
+        let admission = Admission::new(&limits());
+        let in_at_once: Vec<_> = (0..3).map(|_| come(&admission, "127.0.0.1").expect("room")).collect();
+        assert_eq!(come(&admission, "127.0.0.1").err(), Some(Limit::Sessions));
+        drop(in_at_once);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connects_have_a_rate() {
+        let rate = config::Rate { every: Duration::from_millis(50), burst: NonZeroU32::new(2).expect("positive") };
+        let admission = Admission::new(&config::Limits { connects_per_network: Some(rate), ..limits() });
+        drop(come(&admission, "192.0.2.1").expect("first"));
+        drop(come(&admission, "192.0.2.1").expect("second"));
+        assert_eq!(come(&admission, "192.0.2.1").err(), Some(Limit::ConnectsPerNetwork));
+        drop(come(&admission, "192.0.2.2").expect("another network"));
+        tokio::time::advance(Duration::from_millis(50)).await;
+        drop(come(&admission, "192.0.2.1").expect("time has passed"));
+        assert!(admission.all.is_empty(), "whoever is turned away is counted out");
+    }
+}

@@ -22,12 +22,17 @@
 pub mod config;
 pub mod imap;
 pub mod metrics;
+pub mod network;
 pub mod outcome;
+pub mod random;
+pub mod secret_file;
 pub mod stream;
+pub mod tally;
 
 // The journey, in its order.
 pub mod listener;
 pub mod proxy_header;
+pub mod origin;
 pub mod admission;
 pub mod tls;
 pub mod dialogue;

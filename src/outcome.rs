@@ -267,7 +267,7 @@ impl Ending {
     pub fn level(self) -> tracing::Level {
         match self {
             Self::HealthCheck => tracing::Level::DEBUG,
-            Self::BackendClosed | Self::BackendReset | Self::WriteTimeout => tracing::Level::WARN,
+            Self::BackendReset | Self::WriteTimeout => tracing::Level::WARN,
             Self::Internal => tracing::Level::ERROR,
             Self::ClientClosed
             | Self::ClientReset
@@ -282,7 +282,9 @@ impl Ending {
             | Self::Limited(_)
             | Self::LoginTimeout
             | Self::IdleTimeout
-            | Self::Stopping => tracing::Level::INFO,
+            | Self::Stopping
+            // Every LOGOUT ends so: the server says BYE and closes.
+            | Self::BackendClosed => tracing::Level::INFO,
         }
     }
 
@@ -300,10 +302,8 @@ impl Ending {
             | Self::WriteTimeout
             | Self::BackendClosed
             | Self::BackendReset => None,
-            // The dialogue says its own BYE to LOGOUT, before the tagged OK.
-            Self::ClientLogout => None,
-            Self::TooLong => Some(b"* BYE Input too long.\r\n"),
-            Self::TooManyErrors => Some(b"* BYE Too many errors.\r\n"),
+            // The pre-auth machine has said its own BYE: to LOGOUT, for example, before the tagged OK.
+            Self::ClientLogout | Self::TooLong | Self::TooManyErrors => None,
             Self::Limited(_) => Some(b"* BYE [LIMIT] Too many connections.\r\n"),
             Self::LoginTimeout => Some(b"* BYE No login in time.\r\n"),
             Self::IdleTimeout => Some(b"* BYE Idle for too long.\r\n"),

@@ -1,1 +1,60 @@
-//! (room)
+//! The command line: one file per subcommand, each from arguments to an exit code.
+
+mod check;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Finding, Findings};
+
+/// Where the configuration is looked for when no other place is named.
+const DEFAULT_FILE: &str = "/etc/mailmux/mailmux.toml";
+
+/// IMAP reverse proxy and connection multiplexer.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy in the foreground.
+    Serve(serve::Serve),
+    /// Read the configuration and everything it names, say what is wrong with it, and start nothing.
+    Check(check::Check),
+}
+
+impl Arguments {
+    /// Does what was asked for.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Serve(serve) => serve.run(),
+            Command::Check(check) => check.run(),
+        }
+    }
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+struct File {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+impl File {
+    fn load(&self) -> Result<Config, Findings> {
+        Config::load(&self.config)
+    }
+
+    /// Findings of later rooms, shown with their places in the file.
+    fn show(&self, findings: Vec<Finding>) -> Findings {
+        let text = std::fs::read_to_string(&self.config).unwrap_or_default();
+        Findings::new(self.config.clone(), text, findings)
+    }
+}

@@ -1,1 +1,144 @@
-//! (room)
+//! A link: one connection from us to a backend, and how far it has come. `connect.rs` opens it, `login.rs` logs in on it,
+//! `wire.rs` moves the lines, `id.rs` says who the client is. What was learnt from one backend lives and dies with its
+//! link. Not here: which backend, retries, deadlines (the caller's; dropping any future here closes the link).
+
+mod connect;
+mod id;
+mod login;
+mod wire;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::imap::{Capabilities, UserName, Welcome};
+use crate::metrics::BackendError;
+use crate::outcome::Refusal;
+use crate::stream::Buffered;
+use crate::tls::Stream;
+
+use login::Exchange;
+use wire::{Aside, Wire};
+
+#[cfg(test)]
+mod tests;
+
+/// Whose link it is; for PROXY header and ID.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// The session's id.
+    pub session: &'a str,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// What it sent as SNI.
+    pub server_name: Option<&'a str>,
+    /// `x-proxy-ttl` to send; the session refuses before it gets to 0.
+    pub ttl: u8,
+    /// The client's own ID pairs, `x-` keys removed.
+    pub id: &'a [(Vec<u8>, Vec<u8>)],
+}
+
+/// One connection to a backend. Dropping it closes it.
+pub struct Link<State, S = Stream> {
+    wire: Wire<S>,
+    /// What the backend announced last, on this link and inside its TLS.
+    capabilities: Capabilities,
+    /// What is to be told to the client when the login succeeds.
+    aside: Aside,
+    state: State,
+}
+
+/// Connected, encrypted if it must be, greeted, told who the client is.
+#[derive(Debug)]
+pub struct Greeted(());
+
+/// In the middle of a SASL exchange that the client takes part in.
+pub struct Authenticating(Exchange);
+
+/// Logged in, as this user.
+#[derive(Debug)]
+pub struct LoggedIn {
+    user: UserName,
+}
+
+/// How far a login has come.
+#[derive(Debug)]
+pub enum Progress<S = Stream> {
+    /// The backend wants to hear something only the client can say: its challenge, decoded.
+    Challenge(Link<Authenticating, S>, Vec<u8>),
+    /// The user is let in.
+    Done(Link<LoggedIn, S>, Welcome),
+}
+
+/// Why a link came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkError {
+    /// What was wrong with the backend; `None` where it did its part and said no.
+    pub kind: Option<BackendError>,
+    /// What happened, for our log only; nothing a peer sent stands in it unescaped, no secret at all.
+    pub detail: String,
+    /// What the client hears.
+    pub refusal: Refusal,
+    /// Where the backend says the user is at home (RFC 2221): host and port.
+    pub referral: Option<(String, u16)>,
+}
+
+impl<S> Link<LoggedIn, S> {
+    /// Who is logged in, by the backend's name for it.
+    pub fn user(&self) -> &UserName {
+        &self.state.user
+    }
+}
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<LoggedIn, S> {
+    /// The stream, for the relay; what the backend said behind its answer comes first.
+    pub fn into_stream(self) -> Buffered<S> {
+        self.wire.into_buffered()
+    }
+}
+
+impl<State, S> fmt::Debug for Link<State, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("capabilities", &self.capabilities).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+impl LinkError {
+    fn new(kind: Option<BackendError>, refusal: Refusal, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), refusal, referral: None }
+    }
+
+    /// The backend is not there for the moment; another try makes sense.
+    fn down(kind: Option<BackendError>, detail: impl Into<String>) -> Self {
+        Self::new(kind, Refusal::BackendDown, detail)
+    }
+
+    fn closed(detail: impl Into<String>) -> Self {
+        Self::down(Some(BackendError::Closed), detail)
+    }
+
+    fn protocol(detail: impl Into<String>) -> Self {
+        Self::down(Some(BackendError::Protocol), detail)
+    }
+
+    /// The backend is not as the configuration says; another try makes no sense.
+    fn misconfigured(kind: BackendError, detail: impl Into<String>) -> Self {
+        Self::new(Some(kind), Refusal::BackendMisconfigured, detail)
+    }
+
+    /// The backend has no way to do what this login needs.
+    fn unsupported(detail: impl Into<String>) -> Self {
+        Self::new(None, Refusal::Unsupported, detail)
+    }
+}

@@ -1,1 +1,101 @@
-//! (room)
+//! TLS in both directions, and [`Stream`]: what a connection is from here on, encrypted or not. `certificates.rs` holds
+//! the certificates clients meet, `accept.rs` does the handshake with clients, `connect.rs` the one with
+//! backends. Not here: IMAP, deadlines (the caller's).
+
+mod accept;
+mod certificates;
+mod connect;
+#[cfg(test)]
+mod testing;
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
+
+pub use accept::{Acceptor, Handshake, HandshakeError};
+pub use certificates::{Certificates, SelfSignedError};
+pub use connect::Connector;
+#[cfg(test)]
+pub(crate) use connect::tests::Pki;
+
+/// A connection, to a client or to a backend.
+#[derive(Debug)]
+pub enum Stream {
+    /// In clear.
+    Plain(TcpStream),
+    /// A client's, inside TLS. Boxed, so that a session in clear does not pay for it.
+    Client(Box<server::TlsStream<TcpStream>>),
+    /// A backend's, inside TLS.
+    Backend(Box<client::TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// The socket below, for addresses and options.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Client(tls) => tls.get_ref().0,
+            Self::Backend(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Client(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Backend(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Client(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Backend(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Client(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::Backend(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Client(tls) => tls.is_write_vectored(),
+            Self::Backend(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Client(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Backend(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Client(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Backend(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Opening a link: name, TCP, PROXY header, TLS, greeting, capabilities, ID. The only place that dials IMAP servers.
+//! Not here: logging in, retries.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+use super::wire::{Answer, Aside, Keep, Wire, capabilities_in};
+use super::{Caller, Greeted, Link, LinkError, id};
+use crate::backend::Backend;
+use crate::config::{BackendTls, ProxyVersion};
+use crate::imap::response::{self, Code, Response, Status};
+use crate::imap::{Capabilities, escape};
+use crate::metrics::BackendError;
+use crate::outcome::Refusal;
+use crate::proxy_header;
+use crate::tls::{Connector, Stream};
+
+/// A dead peer is noticed within 120 + 4 x 30 s although nobody writes, and within 5 minutes where somebody does.
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(2);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_PROBES: u32 = 4;
+const USER_TIMEOUT: Duration = Duration::from_mins(5);
+
+impl Link<Greeted> {
+    /// Opens a link: TCP, PROXY header, TLS, greeting, capabilities and ID, all of it within `connect_timeout`. `own` are
+    /// the addresses of our listeners; a backend that turns out to be one of them is refused.
+    ///
+    /// # Errors
+    /// [`LinkError`], the connection is closed then.
+    pub async fn open(
+        backend: &Arc<Backend>,
+        connector: Option<&Connector>,
+        own: &[SocketAddr],
+        caller: &Caller<'_>,
+        connect_timeout: Duration,
+    ) -> Result<Self, LinkError> {
+        let _connecting = backend.metrics.connecting();
+        let began = Instant::now();
+        let deadline = began + connect_timeout;
+        let opening = async {
+            let tcp = dial(backend, own, deadline).await?;
+            set_up(tcp, backend, connector, caller).await
+        };
+        // A backend that accepts and stays silent is as good as down.
+        let link = timeout_at(deadline, Box::pin(opening)).await.unwrap_or_else(|_| {
+            Err(LinkError::down(Some(BackendError::Timeout), "no greeting within backend_connect"))
+        })?;
+        backend.metrics.connected(began.elapsed());
+        Ok(link)
+    }
+}
+
+/// What happens on a fresh TCP connection.
+async fn set_up(
+    mut tcp: TcpStream,
+    backend: &Backend,
+    connector: Option<&Connector>,
+    caller: &Caller<'_>,
+) -> Result<Link<Greeted>, LinkError> {
+    // Before everything else, TLS too.
+    if let Some(version) = backend.config.proxy_protocol {
+        let header = proxy_header(version, caller);
+        tcp.write_all(&header).await.map_err(|error| LinkError::closed(format!("while sending PROXY: {error}")))?;
+    }
+    let mut aside = Aside::default();
+    let (wire, capabilities) = match backend.config.tls {
+        BackendTls::None => greeted(Stream::Plain(tcp), &mut aside).await?,
+        BackendTls::Implicit(_) => greeted(encrypt(tcp, connector).await?, &mut aside).await?,
+        BackendTls::StartTls(_) => {
+            let tcp = start_tls(tcp).await?;
+            // A new wire, and nothing of what was said in clear: session fixation, stripped capabilities.
+            let mut wire = Wire::new(encrypt(tcp, connector).await?);
+            let capabilities = wire.capabilities(Keep::Alerts, &mut aside).await?;
+            (wire, capabilities)
+        }
+    };
+    let mut link = Link { wire, capabilities, aside, state: Greeted(()) };
+    link.identify(caller, backend.config.forward_id).await?;
+    Ok(link)
+}
+
+fn proxy_header(version: ProxyVersion, caller: &Caller<'_>) -> Vec<u8> {
+    match version {
+        ProxyVersion::V1 => proxy_header::encode_v1(caller.client, caller.local),
+        ProxyVersion::V2 => {
+            let name = caller.server_name.filter(|_| caller.secure);
+            proxy_header::encode_v2(caller.client, caller.local, caller.secure, name)
+        }
+    }
+}
+
+async fn encrypt(tcp: TcpStream, connector: Option<&Connector>) -> Result<Stream, LinkError> {
+    let Some(connector) = connector else {
+        return Err(LinkError::misconfigured(BackendError::Tls, "no TLS settings for this backend"));
+    };
+    connector.connect(tcp).await.map_err(|error| {
+        let detail = format!("TLS: {error}");
+        match error.kind() {
+            // A certificate that does not verify will not the next time either.
+            io::ErrorKind::InvalidData => LinkError::misconfigured(BackendError::Tls, detail),
+            _ => LinkError::down(Some(BackendError::Tls), detail),
+        }
+    })
+}
+
+/// Reads the greeting, and asks for the capabilities if it has none.
+pub(super) async fn greeted<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    aside: &mut Aside,
+) -> Result<(Wire<S>, Capabilities), LinkError> {
+    let mut wire = Wire::new(stream);
+    let capabilities = match greeting(&mut wire).await? {
+        Some(capabilities) => capabilities,
+        None => wire.capabilities(Keep::Alerts, aside).await?,
+    };
+    Ok((wire, capabilities))
+}
+
+/// Reads the greeting. Only `* OK` will do: PREAUTH would make us somebody we never asked to be, and STARTTLS impossible
+/// (CVE-2020-14093).
+async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Result<Option<Capabilities>, LinkError> {
+    let line = wire.next().await.map_err(|error| match error.kind {
+        Some(BackendError::Protocol) => LinkError { kind: Some(BackendError::Greeting), ..error },
+        _ => error,
+    })?;
+    if let Response::Status { tag: None, status: Status::Ok, text } = response::read(&line) {
+        return Ok(capabilities_in(text));
+    }
+    let shown = escape(line.get(..200).unwrap_or(&line).trim_ascii_end()).to_string();
+    Err(LinkError::down(Some(BackendError::Greeting), format!("greeting: {shown}")))
+}
+
+/// Greeting and STARTTLS in clear. Never goes on without TLS; everything that was learnt is forgotten.
+pub(super) async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<S, LinkError> {
+    let (mut wire, capabilities) = greeted(stream, &mut Aside::default()).await?;
+    if !capabilities.has("STARTTLS") {
+        return Err(LinkError::misconfigured(BackendError::StartTls, "it does not offer STARTTLS"));
+    }
+    // The answer must be the next thing said: what stands before it or behind it in clear may be an attacker's, put
+    // there to be read as if it had come through TLS (CVE-2020-15685, CVE-2026-1642).
+    if !wire.is_quiet() {
+        return Err(LinkError::protocol("more bytes in clear before the answer to STARTTLS"));
+    }
+    match wire.ask(b"STARTTLS", Keep::Forbidden, &mut Aside::default()).await? {
+        Answer::Ok(_) => wire.into_clear(),
+        Answer::Refused(..) => Err(LinkError::misconfigured(BackendError::StartTls, "it refuses STARTTLS")),
+        Answer::Continue(_) => Err(LinkError::protocol("a + for STARTTLS")),
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Link<Greeted, S> {
+    /// ID, if there is something to say and the backend listens.
+    pub(super) async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
+        let Some(command) = id::command(caller, forward, &self.capabilities) else { return Ok(()) };
+        match self.wire.ask(&command, Keep::Alerts, &mut self.aside).await? {
+            Answer::Refused(_, text) if Code::of(&text).is_some_and(|code| code.is("SERVERBUG")) => {
+                Err(LinkError::misconfigured(BackendError::ServerBug, "it answered ID with [SERVERBUG]"))
+            }
+            // No other failure matters: it then knows less about the client, that is all.
+            Answer::Ok(_) | Answer::Refused(..) => Ok(()),
+            Answer::Continue(_) => Err(LinkError::protocol("a + for ID")),
+        }
+    }
+}
+
+/// Resolves the name (each time anew) and tries its addresses in turn, each with its share of the time that is left.
+async fn dial(backend: &Backend, own: &[SocketAddr], deadline: Instant) -> Result<TcpStream, LinkError> {
+    let config = &backend.config;
+    let connect = |detail: String| LinkError::down(Some(BackendError::Connect), detail);
+    let found = timeout_at(deadline, tokio::net::lookup_host((config.host.as_str(), config.port))).await;
+    let addresses: Vec<SocketAddr> = match found {
+        Ok(Ok(addresses)) => addresses.take(16).collect(),
+        Ok(Err(error)) => return Err(connect(format!("{}: {error}", config.host))),
+        Err(_) => {
+            return Err(LinkError::down(Some(BackendError::Timeout), format!("{}: no answer from DNS", config.host)));
+        }
+    };
+    if let Some(address) = addresses.iter().find(|address| is_own(**address, own)) {
+        let detail = format!("{address} is one of our own listeners");
+        return Err(LinkError::new(Some(BackendError::Connect), Refusal::Loop, detail));
+    }
+    let mut last = connect(format!("{}: has no address", config.host));
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - tried).unwrap_or(1);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        last = match timeout_at(Instant::now() + share, connect_to(backend, *address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => connect(format!("{address}: {error}")),
+            Err(_) => LinkError::down(Some(BackendError::Timeout), format!("{address}: no answer to TCP")),
+        };
+    }
+    Err(last)
+}
+
+async fn connect_to(backend: &Backend, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    if let Some(source) = backend.source(address.is_ipv6()) {
+        // The port is chosen at connect, when the destination is known: 64k ports per source and destination, not in all.
+        // A kernel without this works too, with fewer ports.
+        #[cfg(target_os = "linux")]
+        nix::sys::socket::setsockopt(&socket.as_fd(), nix::sys::socket::sockopt::IpBindAddressNoPort, &true).ok();
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    TcpSocket::from_std_stream(socket.into()).connect(address).await
+}
+
+/// Whether that address leads to one of our listeners. One that listens on all addresses is met on loopback and on every
+/// address of this machine.
+fn is_own(destination: SocketAddr, own: &[SocketAddr]) -> bool {
+    let address = destination.ip().to_canonical();
+    own.iter().filter(|listener| listener.port() == destination.port()).any(|listener| {
+        let listening = listener.ip().to_canonical();
+        if !listening.is_unspecified() {
+            // Dialling 0.0.0.0 or [::] means loopback.
+            return listening == address || (address.is_unspecified() && listening.is_loopback());
+        }
+        let family = listening.is_ipv6() || address.is_ipv4();
+        family && (address.is_loopback() || address.is_unspecified() || is_local(address))
+    })
+}
+
+/// Whether an address is one of this machine's: then the kernel speaks to it from itself. Connecting a UDP socket sends
+/// nothing.
+fn is_local(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv6() { [0_u16; 8].into() } else { [0_u8; 4].into() };
+    let source = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    };
+    source().is_ok_and(|source: SocketAddr| source.ip() == address)
+}
+
+#[cfg(test)]
+mod tests;

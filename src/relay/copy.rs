@@ -1,0 +1,265 @@
+//! One direction of a relay: [`Half`]. It borrows the reader, the writer and a scratch buffer for one poll and owns
+//! bytes only while the writer does not take them. Not here: time limits, how a session ends, anything that knows IMAP.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// After so many bytes of one direction the other sessions of this worker get their turn. Far more than a socket buffer
+/// holds, so that an ordinary transfer ends its turn by waiting; about a millisecond's work with TLS.
+const TURN: usize = 1024 * 1024;
+
+/// Moves bytes from a reader to a writer. Nothing is read while anything waits to be written: a peer that stops taking
+/// bytes thereby stops the other one from sending, and what is held never exceeds one scratch buffer.
+#[derive(Debug, Default)]
+pub(super) struct Half {
+    stage: Stage,
+    found: Option<Found>,
+    /// Read, but not taken by the writer; freed as soon as it is, so that an idle session owns no buffer.
+    held: Vec<u8>,
+    /// How much of `held` the writer has taken after all.
+    sent: usize,
+    moved: u64,
+    unflushed: bool,
+    stalled: Option<Instant>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Reading and writing.
+    #[default]
+    Open,
+    /// The reader has ended: what is held is written, then the end is passed on.
+    Closing,
+    /// The writer is gone. What still arrives is read and dropped: closing a socket with unread bytes in it resets the
+    /// connection, and that reset can destroy the last bytes that were sent to that peer.
+    Discarding,
+    /// Nothing will happen any more.
+    Done,
+}
+
+/// What put an end to a half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The reader's end.
+    End,
+    /// An error of the reader.
+    ReadFailed,
+    /// An error of the writer.
+    WriteFailed,
+}
+
+impl Half {
+    /// Moves what can be moved now. Ready: this half is done. It keeps all its state in itself, so a poll may be the
+    /// last one at any time; what was held is then lost.
+    pub(super) fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        scratch: &mut [u8],
+    ) -> Poll<()>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        if matches!(self.stage, Stage::Open | Stage::Closing)
+            && ready!(self.poll_move(cx, reader, writer, scratch)).is_err()
+        {
+            self.found.get_or_insert(Found::WriteFailed);
+            self.lose_writer();
+        }
+        if self.stage == Stage::Discarding {
+            ready!(poll_discard(cx, reader, scratch));
+            self.stage = Stage::Done;
+        }
+        Poll::Ready(())
+    }
+
+    /// The first thing that put an end to it; there may be bytes left to write.
+    pub(super) fn found(&self) -> Option<Found> {
+        self.found
+    }
+
+    /// Bytes that the writer took.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Since when something waits for a writer that takes nothing.
+    pub(super) fn stalled(&self) -> Option<Instant> {
+        self.stalled
+    }
+
+    /// The memory it owns.
+    #[cfg(test)]
+    pub(super) fn owned(&self) -> usize {
+        self.held.capacity()
+    }
+
+    /// The writer is gone, as was seen here or elsewhere. False: that is no news.
+    pub(super) fn lose_writer(&mut self) -> bool {
+        self.held = Vec::new();
+        self.stalled = None;
+        let next = match self.stage {
+            Stage::Open => Stage::Discarding,
+            Stage::Closing => Stage::Done,
+            same @ (Stage::Discarding | Stage::Done) => same,
+        };
+        std::mem::replace(&mut self.stage, next) != next
+    }
+
+    /// Tells the writer's peer that nothing more comes (TLS: `close_notify`), as far as that goes without waiting; not
+    /// in the middle of something.
+    pub(super) fn part<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) {
+        if matches!(self.stage, Stage::Open | Stage::Closing) && self.held.is_empty() {
+            // Whatever comes of it, the stream is dropped next.
+            let _ = Pin::new(writer).poll_shutdown(cx);
+        }
+        self.stage = Stage::Done;
+    }
+
+    /// Ready: the end was passed on (Done), or the writer failed.
+    fn poll_move<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        scratch: &mut [u8],
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut turn = TURN;
+        while self.stage == Stage::Open {
+            ready!(self.poll_clear(cx, writer))?;
+            if turn == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match poll_read(cx, reader, scratch) {
+                Poll::Ready(Ok(0)) => self.close(Found::End),
+                Poll::Ready(Ok(n)) => {
+                    turn = turn.saturating_sub(n);
+                    self.write_through(cx, writer, &scratch[..n])?;
+                }
+                Poll::Ready(Err(error)) if is_end(&error) => self.close(Found::End),
+                Poll::Ready(Err(_)) => self.close(Found::ReadFailed),
+                Poll::Pending => {
+                    // A TLS stream may still hold the last record; nobody else would send it on.
+                    ready!(self.poll_flush(cx, writer))?;
+                    return Poll::Pending;
+                }
+            }
+        }
+        ready!(self.poll_clear(cx, writer))?;
+        // Flushes first, whatever the writer is.
+        let shut = Pin::new(writer).poll_shutdown(cx);
+        ready!(self.stall_unless_ready(shut))?;
+        self.stage = Stage::Done;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready: the writer has everything, and no flush that was begun is unfinished.
+    fn poll_clear<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<io::Result<()>> {
+        while self.sent < self.held.len() {
+            let wrote = poll_write(cx, writer, &self.held[self.sent..]);
+            let n = ready!(self.stall_unless_ready(wrote))?;
+            self.sent += n;
+            self.count(n);
+        }
+        if !self.held.is_empty() {
+            self.held = Vec::new();
+            self.sent = 0;
+        }
+        if self.stalled.is_some() { self.poll_flush(cx, writer) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Writes what the writer takes at once and holds the rest.
+    fn write_through<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+        mut bytes: &[u8],
+    ) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let wrote = poll_write(cx, writer, bytes);
+            let Poll::Ready(n) = self.stall_unless_ready(wrote)? else {
+                self.held = bytes.to_vec();
+                break;
+            };
+            self.count(n);
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    fn poll_flush<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            let flushed = Pin::new(writer).poll_flush(cx);
+            ready!(self.stall_unless_ready(flushed))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn count(&mut self, n: usize) {
+        self.moved = self.moved.saturating_add(n as u64);
+        self.unflushed = true;
+    }
+
+    /// Notes whether the writer makes us wait.
+    fn stall_unless_ready<T>(&mut self, poll: Poll<T>) -> Poll<T> {
+        if poll.is_ready() {
+            self.stalled = None;
+        } else {
+            self.stalled.get_or_insert_with(Instant::now);
+        }
+        poll
+    }
+
+    fn close(&mut self, found: Found) {
+        self.found.get_or_insert(found);
+        self.stage = Stage::Closing;
+    }
+}
+
+/// A TLS peer that closed without `close_notify`, as many mail programs do.
+fn is_end(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+}
+
+fn poll_read<R: AsyncRead + Unpin>(
+    cx: &mut Context<'_>,
+    reader: &mut R,
+    scratch: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buf = ReadBuf::new(scratch);
+    ready!(Pin::new(reader).poll_read(cx, &mut buf))?;
+    Poll::Ready(Ok(buf.filled().len()))
+}
+
+/// Never ready with nothing written.
+fn poll_write<W: AsyncWrite + Unpin>(cx: &mut Context<'_>, writer: &mut W, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(writer).poll_write(cx, bytes))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        n => Poll::Ready(Ok(n.min(bytes.len()))),
+    }
+}
+
+/// Ready: the reader has ended, one way or the other.
+fn poll_discard<R: AsyncRead + Unpin>(cx: &mut Context<'_>, reader: &mut R, scratch: &mut [u8]) -> Poll<()> {
+    let mut turn = TURN;
+    while turn > 0 {
+        match ready!(poll_read(cx, reader, scratch)) {
+            Ok(0) | Err(_) => return Poll::Ready(()),
+            Ok(n) => turn = turn.saturating_sub(n),
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}

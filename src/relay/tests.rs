@@ -1,0 +1,598 @@
+//! The relay between in-memory streams: who ends, when, with which counts, and that no byte is lost or reordered.
+
+use std::io;
+
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use tokio::join;
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+use super::*;
+use crate::stream::Buffered;
+
+const TIMES: Times =
+    Times { idle: Duration::from_secs(1800), half_closed: Duration::from_secs(60), write: Duration::from_secs(300) };
+
+/// A relay's two streams, the peers at their other ends, and the phase.
+struct Rig {
+    client: DuplexStream,
+    backend: DuplexStream,
+    near_client: DuplexStream,
+    near_backend: DuplexStream,
+    phase: watch::Sender<Phase>,
+    stop: watch::Receiver<Phase>,
+}
+
+fn rig(size: usize) -> Rig {
+    let (client, near_client) = duplex(size);
+    let (backend, near_backend) = duplex(size);
+    let (phase, stop) = watch::channel(Phase::Running);
+    Rig { client, backend, near_client, near_backend, phase, stop }
+}
+
+fn report(ending: Ending, to_backend: u64, to_client: u64) -> Report {
+    Report { ending, to_backend, to_client }
+}
+
+async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).await.expect("reads");
+    all
+}
+
+async fn read_some(stream: &mut (impl AsyncRead + Unpin), n: usize) -> Vec<u8> {
+    let mut some = vec![0; n];
+    stream.read_exact(&mut some).await.expect("so many come");
+    some
+}
+
+/// Lets everybody else go as far as they can.
+async fn settle() {
+    for _ in 0..100 {
+        yield_now().await;
+    }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|n| u8::try_from(n % 251).expect("small")).collect()
+}
+
+#[tokio::test]
+async fn the_client_closes_first_and_its_last_bytes_arrive() {
+    for size in [1, 7, 64, 1 << 20] {
+        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
+        let sent = pattern(1000);
+        let (report_, (), got) = join!(
+            relay(near_client, near_backend, TIMES, stop),
+            async {
+                client.write_all(&sent).await.expect("taken");
+                client.shutdown().await.expect("closes");
+                assert_eq!(read_all(&mut client).await, b"* BYE");
+            },
+            async {
+                settle().await; // the client's bytes are stuck, its end is near
+                let got = read_all(&mut backend).await;
+                backend.write_all(b"* BYE").await.expect("the other direction is still open");
+                drop(backend);
+                got
+            },
+        );
+        assert_eq!(got, sent, "duplex({size})");
+        assert_eq!(report_, report(Ending::ClientClosed, 1000, 5), "duplex({size})");
+    }
+}
+
+#[tokio::test]
+async fn the_backend_closes_first_and_its_last_bytes_arrive() {
+    for size in [1, 7, 64, 1 << 20] {
+        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
+        let sent = pattern(1000);
+        let (report_, (), got) = join!(
+            relay(near_client, near_backend, TIMES, stop),
+            async {
+                backend.write_all(&sent).await.expect("taken");
+                backend.shutdown().await.expect("closes");
+                assert_eq!(read_all(&mut backend).await, b"late");
+            },
+            async {
+                settle().await;
+                let got = read_all(&mut client).await;
+                client.write_all(b"late").await.expect("the other direction is still open");
+                drop(client);
+                got
+            },
+        );
+        assert_eq!(got, sent, "duplex({size})");
+        assert_eq!(report_, report(Ending::BackendClosed, 4, 1000), "duplex({size})");
+    }
+}
+
+#[tokio::test]
+async fn writers_blocked_both_ways_do_not_lock_each_other() {
+    let Rig { client, backend, near_client, near_backend, stop, phase: _phase } = rig(16);
+    let sent = pattern(300_000);
+    let peer = async |stream: DuplexStream| {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let (got, ()) = join!(
+            async {
+                settle().await; // both directions are full by now
+                read_some(&mut reader, sent.len()).await
+            },
+            async { writer.write_all(&sent).await.expect("taken") },
+        );
+        assert_eq!(got, sent);
+        writer.shutdown().await.expect("closes");
+    };
+    let (report_, (), ()) = join!(relay(near_client, near_backend, TIMES, stop), peer(client), peer(backend));
+    assert_eq!((report_.to_backend, report_.to_client), (300_000, 300_000));
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_stops_the_other_from_sending() {
+    let Rig { mut client, backend: _backend, near_client, near_backend, stop, phase } = rig(100);
+    let mut taken = 0;
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        let flood = pattern(100);
+        let pushing = async {
+            loop {
+                taken += client.write(&flood).await.expect("open");
+            }
+        };
+        tokio::select! {
+            () = pushing => {}
+            () = settle() => {}
+        }
+        phase.send_replace(Phase::Stopped);
+    });
+    // One buffer on each side, and what one poll had read when it found that out.
+    assert!(taken <= 100 + 100 + SCRATCH, "{taken}");
+    assert_eq!(report_.to_backend, 100);
+}
+
+/// Passes on what was written only when flushed, as a TLS stream or any buffered writer may.
+struct OnFlush {
+    stream: DuplexStream,
+    waiting: Vec<u8>,
+}
+
+impl AsyncRead for OnFlush {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for OnFlush {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.waiting.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, waiting } = &mut *self;
+        while !waiting.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, waiting) {
+                Poll::Ready(n) => drop(waiting.drain(..n?)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Pin::new(stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.as_mut().poll_flush(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_shutdown(cx),
+            other => other,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_delivers_only_on_flush_delivers() {
+    for size in [8, 1 << 20] {
+        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
+        let near_client = OnFlush { stream: near_client, waiting: Vec::new() };
+        let near_backend = OnFlush { stream: near_backend, waiting: Vec::new() };
+        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+            for _ in 0..3 {
+                client.write_all(b"a NOOP\r\n").await.expect("taken");
+                assert_eq!(read_some(&mut backend, 8).await, b"a NOOP\r\n", "while both sides stay open");
+                backend.write_all(b"a OK\r\n").await.expect("taken");
+                assert_eq!(read_some(&mut client, 6).await, b"a OK\r\n");
+            }
+            drop(client);
+            drop(backend);
+        });
+        assert_eq!(report_, report(Ending::ClientClosed, 24, 18));
+    }
+}
+
+/// A stream that breaks: reads fail once the peer has been heard out, or writes fail from the start.
+struct Breaks {
+    stream: DuplexStream,
+    read: Option<io::ErrorKind>,
+    write: Option<io::ErrorKind>,
+}
+
+impl AsyncRead for Breaks {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match self.read {
+            Some(kind) if matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before => {
+                Poll::Ready(Err(kind.into()))
+            }
+            _ => read,
+        }
+    }
+}
+
+impl AsyncWrite for Breaks {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.write {
+            Some(kind) => Poll::Ready(Err(kind.into())),
+            None => Pin::new(&mut self.stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_read_error_names_its_side_and_the_other_one_still_gets_everything() {
+    use io::ErrorKind::{ConnectionReset, InvalidData, UnexpectedEof};
+    for (kind, client_ends, backend_ends) in [
+        (ConnectionReset, Ending::ClientReset, Ending::BackendReset),
+        (InvalidData, Ending::ClientReset, Ending::BackendReset),
+        // A TLS peer that closes without close_notify has closed.
+        (UnexpectedEof, Ending::ClientClosed, Ending::BackendClosed),
+    ] {
+        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+        let near_client = Breaks { stream: near_client, read: Some(kind), write: None };
+        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+            backend.write_all(b"hello").await.expect("taken");
+            assert_eq!(read_some(&mut client, 5).await, b"hello");
+            client.write_all(b"last words").await.expect("taken");
+            drop(client);
+            assert_eq!(read_all(&mut backend).await, b"last words", "then the end is passed on");
+            drop(backend);
+        });
+        assert_eq!(report_, report(client_ends, 10, 5));
+
+        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+        let near_backend = Breaks { stream: near_backend, read: Some(kind), write: None };
+        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+            client.write_all(b"hello").await.expect("taken");
+            assert_eq!(read_some(&mut backend, 5).await, b"hello");
+            backend.write_all(b"last words").await.expect("taken");
+            drop(backend);
+            assert_eq!(read_all(&mut client).await, b"last words", "then the end is passed on");
+            drop(client);
+        });
+        assert_eq!(report_, report(backend_ends, 5, 10));
+    }
+}
+
+#[tokio::test]
+async fn a_write_error_names_its_side_and_the_other_direction_is_heard_out() {
+    let broken = Some(io::ErrorKind::BrokenPipe);
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let near_backend = Breaks { stream: near_backend, read: None, write: broken };
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        client.write_all(b"never arrives").await.expect("taken");
+        settle().await;
+        backend.write_all(b"* BYE").await.expect("taken");
+        drop(backend);
+        client.write_all(&pattern(1000)).await.expect("read and dropped, so that closing does not reset");
+        assert_eq!(read_all(&mut client).await, b"* BYE");
+        drop(client);
+    });
+    assert_eq!(report_, report(Ending::BackendReset, 0, 5));
+
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let near_client = Breaks { stream: near_client, read: None, write: broken };
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        backend.write_all(b"never arrives").await.expect("taken");
+        settle().await;
+        client.write_all(b"a STORE").await.expect("taken");
+        drop(client);
+        backend.write_all(&pattern(1000)).await.expect("read and dropped");
+        assert_eq!(read_all(&mut backend).await, b"a STORE");
+        drop(backend);
+    });
+    assert_eq!(report_, report(Ending::ClientReset, 7, 0));
+}
+
+#[tokio::test]
+async fn leftovers_come_first_and_in_order() {
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(12);
+    let near_client = Buffered::new(near_client, b"b SELECT INBOX\r\n".to_vec());
+    let near_backend = Buffered::new(near_backend, b"* 1 EXISTS\r\n".to_vec());
+    let (report_, (), ()) = join!(
+        relay(near_client, near_backend, TIMES, stop),
+        async {
+            client.write_all(b"c LOGOUT\r\n").await.expect("taken");
+            client.shutdown().await.expect("closes");
+            assert_eq!(read_all(&mut client).await, b"* 1 EXISTS\r\n* BYE\r\n");
+        },
+        async {
+            backend.write_all(b"* BYE\r\n").await.expect("taken");
+            assert_eq!(read_all(&mut backend).await, b"b SELECT INBOX\r\nc LOGOUT\r\n");
+            drop(backend);
+        },
+    );
+    assert_eq!(report_, report(Ending::ClientClosed, 26, 19));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_session_ends_after_the_idle_time_and_not_before() {
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let started = Instant::now();
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        sleep(Duration::from_secs(1799)).await;
+        client.write_all(b"x").await.expect("still there");
+        read_some(&mut backend, 1).await;
+        sleep(Duration::from_secs(1799)).await;
+        backend.write_all(b"y").await.expect("still there");
+        read_some(&mut client, 1).await;
+        assert_eq!(read_all(&mut client).await, b"", "closed in the end, in order");
+    });
+    assert_eq!(report_, report(Ending::IdleTimeout, 1, 1));
+    assert_eq!(started.elapsed().as_secs(), 1799 + 1799 + 1800);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_open_peer_is_waited_for_as_long_as_something_moves() {
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let started = Instant::now();
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        client.shutdown().await.expect("closes");
+        for _ in 0..3 {
+            sleep(Duration::from_secs(59)).await;
+            backend.write_all(b"slowly").await.expect("taken");
+            read_some(&mut client, 6).await;
+        }
+        assert_eq!(read_all(&mut client).await, b"");
+    });
+    assert_eq!(report_, report(Ending::ClientClosed, 0, 18));
+    assert_eq!(started.elapsed().as_secs(), 3 * 59 + 60);
+
+    let Rig { client: _client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let started = Instant::now();
+    let (report_, _) = join!(relay(near_client, near_backend, TIMES, stop), backend.shutdown());
+    assert_eq!(report_, report(Ending::BackendClosed, 0, 0));
+    assert_eq!(started.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_only_dropped_does_not_keep_a_session_alive() {
+    let Rig { mut client, backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    drop(backend);
+    let started = Instant::now();
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        while client.write_all(b"NOOP\r\n").await.is_ok() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    });
+    assert_eq!(report_.ending, Ending::BackendClosed);
+    assert_eq!(started.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_for_too_long_ends_the_session() {
+    let Rig { client: _client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(10);
+    let started = Instant::now();
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        sleep(Duration::from_secs(100)).await;
+        backend.write_all(&pattern(15)).await.expect("taken");
+    });
+    assert_eq!(report_, report(Ending::WriteTimeout, 0, 10));
+    assert_eq!(started.elapsed().as_secs(), 100 + 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_a_little_at_a_time_is_borne_with() {
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(10);
+    let sent = pattern(50);
+    let (report_, (), ()) = join!(
+        relay(near_client, near_backend, TIMES, stop),
+        async {
+            backend.write_all(&sent).await.expect("taken");
+            drop(backend);
+        },
+        async {
+            let mut got = Vec::new();
+            while got.len() < sent.len() {
+                sleep(Duration::from_secs(50)).await;
+                got.push(client.read_u8().await.expect("there is more"));
+            }
+            assert_eq!(got, sent);
+            drop(client);
+        },
+    );
+    assert_eq!(report_, report(Ending::BackendClosed, 0, 50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase } = rig(64);
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        backend.write_all(b"first half, ").await.expect("taken");
+        phase.send_replace(Phase::Draining);
+        sleep(Duration::from_secs(600)).await;
+        backend.write_all(b"second half").await.expect("taken");
+        drop(backend);
+        assert_eq!(read_all(&mut client).await, b"first half, second half");
+        drop(client);
+    });
+    assert_eq!(report_, report(Ending::BackendClosed, 0, 23));
+
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase } = rig(64);
+    let started = Instant::now();
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        backend.write_all(b"first half").await.expect("taken");
+        assert_eq!(read_some(&mut client, 10).await, b"first half");
+        phase.send_replace(Phase::Draining);
+        settle().await;
+        phase.send_replace(Phase::Stopped);
+        assert_eq!(read_all(&mut client).await, b"");
+    });
+    assert_eq!(report_, report(Ending::Stopping, 0, 10));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_that_nobody_can_change_any_more_stops_nothing() {
+    let Rig { mut client, backend, near_client, near_backend, stop, phase } = rig(64);
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        drop(phase);
+        settle().await;
+        client.write_all(b"x").await.expect("taken");
+        settle().await;
+        drop(client);
+        drop(backend);
+    });
+    assert_eq!(report_, report(Ending::ClientClosed, 1, 0));
+}
+
+#[test]
+fn a_relay_is_small() {
+    let Rig { near_client, near_backend, stop, .. } = rig(64);
+    let size = size_of_val(&relay(near_client, near_backend, TIMES, stop)) - 2 * size_of::<DuplexStream>();
+    let (_p, r) = watch::channel(Phase::Running);
+    eprintln!("{} half {} pair {} sleep {} stopped {}", size, size_of::<Half>(), size_of::<Pair<(),()>>(), size_of::<Sleep>(), size_of_val(&stopped(&r)));
+    assert!(size < 512, "{size}");
+}
+
+#[tokio::test]
+async fn an_idle_session_owns_no_buffer() {
+    let Rig { mut client, backend, near_client, .. } = rig(64);
+    let (mut backend, near_backend) = {
+        drop(backend);
+        duplex(8)
+    };
+    let mut pair = Pair::new(near_client, near_backend, TIMES);
+    let mut poll_once = async || {
+        poll_fn(|cx| {
+            let _ = pair.poll(cx);
+            Poll::Ready(pair.to_backend.owned())
+        })
+        .await
+    };
+    assert_eq!(poll_once().await, 0);
+    client.write_all(&pattern(20)).await.expect("taken");
+    assert!((12..64).contains(&poll_once().await), "the backend took 8");
+    read_some(&mut backend, 8).await;
+    assert!(poll_once().await > 0);
+    read_some(&mut backend, 8).await;
+    assert_eq!(poll_once().await, 0, "the last 4 are on their way");
+    assert_eq!(read_some(&mut backend, 4).await, &pattern(20)[16..]);
+}
+
+#[tokio::test]
+async fn an_endless_stream_lets_others_have_their_turn() {
+    let (_phase, stop) = watch::channel(Phase::Running);
+    let endless = tokio::io::join(tokio::io::repeat(b'x'), tokio::io::sink());
+    let (_far, near) = duplex(64);
+    let backend = tokio::io::join(near, tokio::io::sink());
+    tokio::select! {
+        biased;
+        _ = relay(endless, backend, TIMES, stop) => panic!("nothing ended it"),
+        () = settle() => {}
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Write(usize),
+    Read(usize),
+    Pause(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        (1..3000_usize).prop_map(Act::Write),
+        (1..3000_usize).prop_map(Act::Read),
+        (1..20_usize).prop_map(Act::Pause),
+    ];
+    proptest::collection::vec(act, 0..30)
+}
+
+/// Plays a peer: writes and reads in any order and then sends the rest and reads to the end; what it read and wrote.
+async fn play(stream: DuplexStream, acts: &[Act], seed: u8) -> (Vec<u8>, Vec<u8>) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut next = (0_u8..=250).cycle().map(|n| n ^ seed);
+    let (read, wrote) = join!(
+        async {
+            let mut read = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Read(n) => {
+                        let mut some = vec![0; *n];
+                        let n = reader.read(&mut some).await.expect("reads");
+                        read.extend_from_slice(&some[..n]);
+                    }
+                    Act::Pause(n) => pause(*n).await,
+                    Act::Write(_) => {}
+                }
+            }
+            reader.read_to_end(&mut read).await.expect("reads");
+            read
+        },
+        async {
+            let mut wrote = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Write(n) => {
+                        let some: Vec<u8> = next.by_ref().take(*n).collect();
+                        writer.write_all(&some).await.expect("taken");
+                        wrote.extend_from_slice(&some);
+                    }
+                    Act::Pause(n) => pause(*n).await,
+                    Act::Read(_) => {}
+                }
+            }
+            writer.shutdown().await.expect("closes");
+            wrote
+        },
+    );
+    (read, wrote)
+}
+
+async fn pause(turns: usize) {
+    for _ in 0..turns {
+        yield_now().await;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn every_byte_arrives_once_and_in_order(
+        client_acts in acts(), backend_acts in acts(), sizes in (1..200_usize, 1..200_usize),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("builds");
+        runtime.block_on(async {
+            let (client, near_client) = duplex(sizes.0);
+            let (backend, near_backend) = duplex(sizes.1);
+            let (_phase, stop) = watch::channel(Phase::Running);
+            let (report_, (client_read, client_wrote), (backend_read, backend_wrote)) = join!(
+                relay(near_client, near_backend, TIMES, stop),
+                play(client, &client_acts, 0),
+                play(backend, &backend_acts, 0xff),
+            );
+            assert_eq!(backend_read, client_wrote);
+            assert_eq!(client_read, backend_wrote);
+            assert_eq!(report_.to_backend, client_wrote.len() as u64);
+            assert_eq!(report_.to_client, backend_wrote.len() as u64);
+            assert!(matches!(report_.ending, Ending::ClientClosed | Ending::BackendClosed));
+        });
+    }
+}

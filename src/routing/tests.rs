@@ -1,0 +1,145 @@
+//! Rules and lookups together, as a login meets them.
+
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::config::{At, BackendTls, Glob, Lookup, LookupSource, Rewrite, RewritePiece, Site, When};
+use crate::imap::{Credentials, Mechanism, Secret};
+
+fn site() -> Site {
+    Site { key: "lookup[0].path".to_owned(), span: 0..0 }
+}
+
+fn backend(name: &str, port: u16) -> config::Backend {
+    config::Backend {
+        name: name.to_owned(),
+        host: "127.0.0.1".to_owned(),
+        port,
+        site: site(),
+        tls: BackendTls::None,
+        proxy_protocol: None,
+        forward_id: true,
+        source: Vec::new(),
+    }
+}
+
+fn rule(when: When, target: Target) -> config::Route {
+    config::Route { when, target, rewrite: None, login: config::LoginAs::Passthrough }
+}
+
+fn glob(pattern: &str) -> Option<Glob> {
+    Some(Glob(pattern.split('*').map(|piece| piece.as_bytes().into()).collect()))
+}
+
+/// A router over two backends and, if there is one, a map.
+fn router(routes: Vec<config::Route>, map: Option<&str>) -> Result<Router, Vec<Finding>> {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("users.map");
+    std::fs::write(&path, map.unwrap_or_default()).expect("written");
+    let source = |path: PathBuf| LookupSource::File { path: At { value: path, site: site() } };
+    let mut config = Config::for_one_backend("127.0.0.1", 1);
+    config.backends = vec![backend("blue", 1), backend("green", 2)];
+    config.lookups = map.iter().map(|_| Lookup { name: "users".to_owned(), source: source(path.clone()) }).collect();
+    config.routes = routes;
+    let metrics = Metrics::new().expect("distinct names");
+    let backends = config.backends.iter();
+    let backends = backends.map(|config| Arc::new(Backend::new(config.clone(), metrics.backend(&config.name))));
+    Router::new(&config, backends.collect(), &metrics)
+}
+
+fn login(user: &str, authzid: Option<&str>) -> Login {
+    let name = |name: &str| UserName::new(name.as_bytes()).expect("a name");
+    Login {
+        mechanism: Mechanism::Plain,
+        user: name(user),
+        authzid: authzid.map(name),
+        credentials: Credentials::Password(Secret::new(Zeroizing::new(Vec::new())).expect("clean")),
+    }
+}
+
+async fn route(router: &Router, login: &Login) -> Result<(String, String), NoRoute> {
+    let client = "192.0.2.1".parse().expect("an address");
+    let asker = Asker { login, listener: "imaps", server_name: Some("Mail.Example.org"), client };
+    let route = router.route(&asker).await?;
+    Ok((route.backend.config.name.clone(), route.user.to_string()))
+}
+
+fn to(backend: &str, user: &str) -> Result<(String, String), NoRoute> {
+    Ok((backend.to_owned(), user.to_owned()))
+}
+
+#[tokio::test]
+async fn the_first_rule_that_applies_wins() {
+    let all = When {
+        user: glob("*"),
+        domain: glob("example.org"),
+        listener: Some("imaps".to_owned()),
+        server_name: glob("mail.*"),
+        client: vec!["192.0.2.0/24".parse().expect("a network")],
+    };
+    let others = [
+        When { listener: Some("imap".to_owned()), ..all.clone() },
+        When { client: vec!["10.0.0.0/8".parse().expect("a network")], ..all.clone() },
+        When { server_name: glob("other"), ..all.clone() },
+    ];
+    let mut rules: Vec<_> =
+        others.into_iter().map(|when| rule(when, Target::Reject("wrong rule".to_owned()))).collect();
+    rules.push(rule(all, Target::Backend(1)));
+    rules.push(rule(When::default(), Target::Backend(0)));
+    let router = router(rules, None).expect("sound");
+    assert_eq!(route(&router, &login("Ann@Example.ORG", None)).await, to("green", "Ann@Example.ORG"));
+    assert_eq!(route(&router, &login("ann@example.net", None)).await, to("blue", "ann@example.net"));
+}
+
+#[tokio::test]
+async fn a_lookup_that_does_not_know_the_user_lets_the_next_rule_try() {
+    let rules = vec![
+        rule(When::default(), Target::Lookup(0)),
+        rule(When { user: glob("bob"), ..When::default() }, Target::Reject("Moved away.".to_owned())),
+    ];
+    let router = router(rules, Some("ann\tgreen user=ann.new\n")).expect("sound");
+    assert_eq!(route(&router, &login("ann", None)).await, to("green", "ann.new"));
+    assert_eq!(route(&router, &login("bob", None)).await, Err(NoRoute::Rejected("Moved away.".to_owned())));
+    assert_eq!(route(&router, &login("cid", None)).await, Err(NoRoute::Unmatched));
+}
+
+#[tokio::test]
+async fn names_are_rewritten() {
+    let rewrite = Rewrite(vec![RewritePiece::Domain, RewritePiece::Text("!".to_owned()), RewritePiece::Local]);
+    let rules = vec![config::Route { rewrite: Some(rewrite), ..rule(When::default(), Target::Backend(0)) }];
+    let router = router(rules, None).expect("sound");
+    assert_eq!(route(&router, &login("ann@example.org", None)).await, to("blue", "example.org!ann"));
+}
+
+#[tokio::test]
+async fn who_acts_for_another_goes_where_the_other_is() {
+    let rules = vec![rule(When::default(), Target::Lookup(0))];
+    let router = router(rules, Some("ann\tgreen\nadmin\tblue\n")).expect("sound");
+    assert_eq!(route(&router, &login("admin", Some("ann"))).await, to("green", "ann"));
+}
+
+#[test]
+fn what_is_wrong_with_a_map_is_told_with_its_line() {
+    let rules = vec![rule(When::default(), Target::Lookup(0))];
+    let findings = router(rules, Some("ann\tred\nbob\n")).err().expect("mistakes");
+    let shown: Vec<_> = findings.iter().map(|finding| finding.message.rsplit('/').next().unwrap_or_default()).collect();
+    assert_eq!(shown, ["users.map:1: no such backend: \"red\"", "users.map:2: expected user, TAB, backend"]);
+}
+
+#[test]
+fn a_master_password_that_cannot_be_read_is_a_finding() {
+    let password_file = At { value: PathBuf::from("/nonexistent/master"), site: site() };
+    let login = config::LoginAs::Master { user: "master".to_owned(), password_file };
+    let rules = vec![config::Route { login, ..rule(When::default(), Target::Backend(0)) }];
+    let findings = router(rules, None).err().expect("a mistake");
+    assert!(findings[0].message.contains("/nonexistent/master"), "{findings:?}");
+}
+
+#[test]
+fn referrals_lead_to_configured_backends_only() {
+    let router = router(vec![rule(When::default(), Target::Backend(0))], None).expect("sound");
+    assert_eq!(router.backend_at("127.0.0.1", 2).map(|backend| backend.config.name.as_str()), Some("green"));
+    assert!(router.backend_at("127.0.0.1", 3).is_none() && router.backend_at("192.0.2.1", 2).is_none());
+}

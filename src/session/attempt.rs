@@ -1,0 +1,242 @@
+//! One attempt to log in: limits, routing, link, backend login; with the tries that a failing backend is worth, within
+//! one budget of time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::warn;
+
+use crate::backend::{Backend, Route};
+use crate::dialogue::Dialogue;
+use crate::imap::{Login, Welcome};
+use crate::limits::UserPermit;
+use crate::link::{Caller, Greeted, Link, LinkError, LoggedIn, Progress};
+use crate::metrics::BackendError;
+use crate::origin::Origin;
+use crate::outcome::{Ending, Refusal};
+use crate::routing::{Asker, NoRoute};
+use crate::server::{Door, State};
+use crate::tls::Stream;
+
+/// How often a backend is tried before the client hears that it is away.
+const TRIES: u32 = 3;
+/// How long to wait between tries, give or take a quarter.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How many referrals of a backend are followed.
+const REFERRALS: u32 = 3;
+
+/// Everything one attempt needs.
+pub(super) struct Attempt<'a> {
+    server: &'a State,
+    door: &'a Door,
+    origin: &'a Origin,
+    login: &'a Login,
+    session: String,
+    began: Instant,
+}
+
+/// A login that succeeded.
+pub(super) struct Admitted {
+    pub(super) link: Link<LoggedIn>,
+    pub(super) welcome: Welcome,
+    pub(super) route: Route,
+    /// Counts the session as its user's.
+    pub(super) user: UserPermit,
+}
+
+/// Why there is no login.
+pub(super) enum Stop {
+    /// The client is told NO; the words are for our log alone.
+    Refused(Refusal, Option<String>),
+    /// The client gave up in the middle and has been answered.
+    GivenUp,
+    /// The session is over.
+    Ended(Ending),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal, None)
+    }
+}
+
+impl From<Ending> for Stop {
+    fn from(ending: Ending) -> Self {
+        Self::Ended(ending)
+    }
+}
+
+/// Why one try at a backend failed.
+enum Failed {
+    /// The link or the backend; whether the client has already taken part in it, after which there is no second try.
+    Link(LinkError, bool),
+    Client(Stop),
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn new(server: &'a State, door: &'a Door, origin: &'a Origin, login: &'a Login, session: &str) -> Self {
+        let session = origin.session.clone().unwrap_or_else(|| session.to_owned());
+        Self { server, door, origin, login, session, began: Instant::now() }
+    }
+
+    /// When it began.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// How long it has taken so far.
+    pub(super) fn took(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Makes it. Dropping the future drops the link.
+    pub(super) async fn run(&self, dialogue: &mut Dialogue<Stream>) -> Result<Admitted, Stop> {
+        let (login, client) = (self.login, self.origin.client.ip());
+        self.server.limits.check(login, client).map_err(Refusal::Limited)?;
+        let user = self.server.limits.session(login).map_err(Refusal::Limited)?;
+        if self.origin.ttl <= 1 {
+            warn!(session = %self.session, "a login came round to us again: refused as a loop");
+            return Err(Refusal::Loop.into());
+        }
+        let outcome = match self.route().await {
+            Ok(route) => self.enter(route, dialogue).await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        match &outcome {
+            Ok(_) => self.server.limits.succeeded(login, client),
+            Err(Stop::Refused(refusal, _)) if refusal.is_failure() => self.server.limits.failed(login, client),
+            Err(_) => {}
+        }
+        let (link, welcome, route) = outcome?;
+        Ok(Admitted { link, welcome, route, user })
+    }
+
+    async fn route(&self) -> Result<Route, Refusal> {
+        let asker = Asker {
+            login: self.login,
+            listener: &self.door.name,
+            server_name: self.origin.server_name.as_deref(),
+            client: self.origin.client.ip(),
+        };
+        self.server.router.route(&asker).await.map_err(|no| match no {
+            NoRoute::Unmatched => Refusal::NoRoute,
+            NoRoute::Rejected(text) => Refusal::Rejected(text),
+            NoRoute::LookupFailed(why) => {
+                warn!(session = %self.session, why, "a lookup failed");
+                Refusal::LookupFailed
+            }
+        })
+    }
+
+    /// Logs in at the route's backend, or at the one it refers to, trying again where that makes sense.
+    async fn enter(
+        &self,
+        mut route: Route,
+        dialogue: &mut Dialogue<Stream>,
+    ) -> Result<(Link<LoggedIn>, Welcome, Route), Stop> {
+        let budget = self.began + self.server.timeouts.backend_login;
+        let (mut tries, mut referrals) = (0, 0);
+        loop {
+            let backend = Arc::clone(&route.backend);
+            let tried = match backend.attempt() {
+                Some(_attempt) => timeout_at(budget, self.try_once(&route, dialogue)).await,
+                None => return Err(Refusal::BackendDown.into()),
+            };
+            let Ok(tried) = tried else {
+                backend.failed();
+                backend.metrics.error(BackendError::Timeout);
+                return Err(Refusal::Timeout.into());
+            };
+            let (error, client_took_part) = match tried {
+                Ok((link, welcome)) => return Ok((link, welcome, route)),
+                Err(Failed::Client(stop)) => return Err(stop),
+                Err(Failed::Link(error, client_took_part)) => (error, client_took_part),
+            };
+            self.note(&backend, &error);
+            if client_took_part {
+                return Err(Stop::Refused(error.refusal, Some(error.detail)));
+            }
+            if let Some(next) = self.referred(&error) {
+                referrals += 1;
+                if referrals > REFERRALS || Arc::ptr_eq(&next, &backend) {
+                    return Err(Refusal::Loop.into());
+                }
+                route.backend = next;
+                continue;
+            }
+            tries += 1;
+            let pause = jittered(PAUSE);
+            if !error.refusal.is_retryable() || tries >= TRIES || Instant::now() + pause >= budget {
+                return Err(Stop::Refused(error.refusal, Some(error.detail)));
+            }
+            backend.metrics.retried();
+            sleep(pause).await;
+        }
+    }
+
+    async fn try_once(
+        &self,
+        route: &Route,
+        dialogue: &mut Dialogue<Stream>,
+    ) -> Result<(Link<LoggedIn>, Welcome), Failed> {
+        let fresh = |error| Failed::Link(error, false);
+        let link = self.open(route, dialogue.id()).await.map_err(fresh)?;
+        route.backend.succeeded();
+        let mut progress = link.log_in(route, self.login).await.map_err(fresh)?;
+        loop {
+            match progress {
+                Progress::Done(link, welcome) => return Ok((link, welcome)),
+                Progress::Challenge(link, challenge) => {
+                    let answer =
+                        dialogue.challenge(&challenge).await.map_err(|ending| Failed::Client(Stop::Ended(ending)))?;
+                    let gave_up = answer.is_none();
+                    let next = link.answer(answer.as_ref().map(|answer| answer.as_slice())).await;
+                    if gave_up {
+                        return Err(Failed::Client(Stop::GivenUp));
+                    }
+                    progress = next.map_err(|error| Failed::Link(error, true))?;
+                }
+            }
+        }
+    }
+
+    async fn open(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Link<Greeted>, LinkError> {
+        let backend = &route.backend;
+        let own: Vec<_> = id.iter().filter(|(key, _)| !key.to_ascii_lowercase().starts_with(b"x-")).cloned().collect();
+        let caller = Caller {
+            session: &self.session,
+            client: self.origin.client,
+            local: self.origin.local,
+            secure: self.origin.secure,
+            server_name: self.origin.server_name.as_deref(),
+            ttl: self.origin.ttl - 1,
+            id: &own,
+        };
+        let connector = self.server.connectors.get(&backend.config.name);
+        Link::open(backend, connector, &self.server.own_addresses, &caller, self.server.timeouts.backend_connect).await
+    }
+
+    fn note(&self, backend: &Backend, error: &LinkError) {
+        let session = &self.session;
+        // A refusal that is not the backend's fault is in the line about the login, and only there.
+        if let Some(kind) = error.kind {
+            backend.metrics.error(kind);
+            warn!(%session, backend = backend.config.name, kind = kind.as_str(), why = error.detail, "backend failed");
+        }
+        if error.refusal.is_retryable() {
+            backend.failed();
+        }
+    }
+
+    /// The backend a referral names, if the configuration names it too.
+    fn referred(&self, error: &LinkError) -> Option<Arc<Backend>> {
+        let (host, port) = error.referral.as_ref()?;
+        self.server.router.backend_at(host, *port).cloned()
+    }
+}
+
+/// Between three and five quarters of `pause`, so that clients that failed together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + 0.5 * crate::random::fraction())
+}

@@ -1,0 +1,262 @@
+//! One session's life, top to bottom: the only room that knows the order of the steps. It calls them, holds the
+//! deadline, and turns what they say into the session's one record. It does not parse, dial, copy or count.
+
+mod attempt;
+mod grid;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tracing::debug;
+
+use self::attempt::{Admitted, Attempt, Stop};
+pub use self::grid::Grid;
+use crate::admission::{Entry, Permit};
+use crate::backend::Route;
+use crate::config::ListenerTls;
+use crate::dialogue::{Asked, Dialogue, farewell};
+use crate::imap::{Offer, UserName};
+use crate::listener::read_proxy_header;
+use crate::origin::Origin;
+use crate::outcome::{Ending, Limit, Refusal, Side};
+use crate::process::Phase;
+use crate::random;
+use crate::record::Record;
+use crate::relay::{Times, relay};
+use crate::server::{Door, State};
+use crate::stream::Buffered;
+use crate::tls::{Handshake, HandshakeError, Stream};
+
+/// How long a connection over the limits of its network is held before it is closed, so that trying again at once does
+/// not pay.
+const TURNED_AWAY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a session lives on after one side has ended, while nothing moves.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
+/// How long a peer may take nothing of what waits for it.
+const WRITE: Duration = Duration::from_secs(5 * 60);
+/// Characters of a session's id: no two sessions of a lifetime share one.
+const SESSION_ID: usize = 16;
+
+/// One client connection, from accept to close.
+pub struct Session {
+    server: Arc<State>,
+    door: Arc<Door>,
+    record: Record,
+    origin: Origin,
+    /// The end of all waiting before login; set at accept, renewed by nothing.
+    deadline: Instant,
+    phase: watch::Receiver<Phase>,
+    /// A balancer speaks for itself.
+    is_check: bool,
+}
+
+impl Session {
+    /// A session that begins now.
+    pub fn new(server: Arc<State>, door: Arc<Door>, origin: Origin, phase: watch::Receiver<Phase>) -> Self {
+        let id = random::word(SESSION_ID);
+        let record = Record::new(Arc::clone(&server.metrics), id, Arc::clone(&door.name), origin.peer);
+        let deadline = Instant::now() + server.timeouts.login;
+        Self { server, door, record, origin, deadline, phase, is_check: false }
+    }
+
+    /// Lives it.
+    pub async fn run(mut self, tcp: TcpStream, entry: Entry) {
+        let opened = self.door.metrics.opened();
+        let ending = self.live(tcp, entry).await.unwrap_or_else(|ending| ending);
+        drop(opened);
+        // A balancer that looks whether we live goes away as soon as it knows.
+        let checked = self.is_check && ending.side() == Side::Client;
+        self.record.close(if checked { Ending::HealthCheck } else { ending });
+    }
+
+    async fn live(&mut self, mut tcp: TcpStream, entry: Entry) -> Result<Ending, Ending> {
+        let preauth = self.door.metrics.preauth();
+        self.meet_balancer(&mut tcp).await?;
+        let _permit = self.admit(&mut tcp, entry).await?;
+        let mut dialogue = self.open_dialogue(tcp).await?;
+        let admitted = match self.converse(&mut dialogue).await {
+            Ok(admitted) => admitted,
+            Err(ending) => {
+                dialogue.close(ending).await;
+                return Err(ending);
+            }
+        };
+        let client = dialogue.hand_over(&admitted.welcome).await?;
+        drop(preauth);
+        Ok(self.relay(client, admitted).await)
+    }
+
+    /// Reads the PROXY header of a peer that must send one.
+    async fn meet_balancer(&mut self, tcp: &mut TcpStream) -> Result<(), Ending> {
+        if !self.door.config.proxy_protocol_from.iter().any(|net| net.contains(&self.origin.peer.ip())) {
+            return Ok(());
+        }
+        let deadline = self.deadline.min(Instant::now() + self.server.timeouts.proxy_header);
+        let Ok(Ok(header)) = timeout_at(deadline, read_proxy_header(tcp)).await else {
+            self.server.metrics.proxy_header("bad");
+            return Err(Ending::BadProxyHeader);
+        };
+        self.server.metrics.proxy_header(if header.version == 1 { "v1" } else { "v2" });
+        self.is_check = header.local;
+        self.origin.proxied(header);
+        self.record.client = self.origin.client;
+        Ok(())
+    }
+
+    /// Counts the session in, or turns it away before it has cost a handshake.
+    async fn admit(&mut self, tcp: &mut TcpStream, entry: Entry) -> Result<Permit, Ending> {
+        match self.server.admission.enter_network(entry, self.origin.client.ip()) {
+            Ok(permit) => Ok(permit),
+            Err(limit) => {
+                self.server.metrics.limited(limit);
+                sleep(TURNED_AWAY_AFTER).await;
+                turn_away(&self.door, tcp, limit).await;
+                Err(Ending::Limited(limit))
+            }
+        }
+    }
+
+    /// Greets the client and, where it must be, gets it under TLS first: the dialogue that may end in a login.
+    async fn open_dialogue(&mut self, tcp: TcpStream) -> Result<Dialogue<Stream>, Ending> {
+        let (stream, identity) = match self.door.config.tls {
+            ListenerTls::Implicit => self.handshake(tcp).await.map(|done| (done.stream, done.identity))?,
+            ListenerTls::None => (Stream::Plain(tcp), None),
+            ListenerTls::StartTls => {
+                let tcp = self.await_starttls(tcp).await?;
+                let done = self.handshake(tcp).await?;
+                // A new dialogue with a new machine: nothing that was said in clear is known to it, and it does not greet.
+                return Ok(self.dialogue(done.stream, done.identity));
+            }
+        };
+        let mut dialogue = self.dialogue(stream, identity);
+        match dialogue.greet().await {
+            Ok(()) => Ok(dialogue),
+            Err(ending) => {
+                dialogue.close(ending).await;
+                Err(ending)
+            }
+        }
+    }
+
+    fn dialogue(&self, stream: Stream, certificate: Option<UserName>) -> Dialogue<Stream> {
+        let login = self.origin.secure || self.door.config.allow_plaintext || self.origin.client.ip().is_loopback();
+        let offer = Offer { starttls: false, login, mechanisms: self.door.mechanisms.clone(), certificate };
+        Dialogue::new(stream, offer, self.deadline, self.phase.clone())
+    }
+
+    /// Talks in clear, without logins, until the client wants TLS.
+    async fn await_starttls(&mut self, tcp: TcpStream) -> Result<TcpStream, Ending> {
+        let offer = Offer { starttls: true, login: false, mechanisms: Vec::new(), certificate: None };
+        let mut dialogue = Dialogue::new(tcp, offer, self.deadline, self.phase.clone());
+        let asked = match dialogue.greet().await {
+            Ok(()) => dialogue.next().await,
+            Err(ending) => Err(ending),
+        };
+        let ending = match asked {
+            Ok(Asked::StartTls) => return Ok(dialogue.into_stream()),
+            Ok(Asked::Login(_)) => Ending::Internal,
+            Err(ending) => ending,
+        };
+        dialogue.close(ending).await;
+        Err(ending)
+    }
+
+    async fn handshake(&mut self, tcp: TcpStream) -> Result<Handshake, Ending> {
+        let began = Instant::now();
+        let deadline = self.deadline.min(began + self.server.timeouts.tls_handshake);
+        let Some(acceptor) = &self.server.acceptor else { return Err(Ending::Internal) };
+        let done = tokio::select! {
+            done = timeout_at(deadline, acceptor.accept(tcp)) => done,
+            _ = self.phase.wait_for(|phase| *phase != Phase::Running) => return Err(Ending::Stopping),
+        };
+        match done {
+            Ok(Ok(done)) => {
+                self.door.metrics.handshake(done.version, done.resumed, began.elapsed());
+                self.record.tls = Some((done.version, done.cipher));
+                self.origin.secure = true;
+                self.origin.server_name = done.server_name.clone();
+                Ok(done)
+            }
+            Ok(Err(HandshakeError::AlpnRefused)) => {
+                self.door.metrics.handshake_failed("alpn_refused");
+                Err(Ending::AlpnRefused)
+            }
+            Ok(Err(HandshakeError::Failed(why))) => {
+                self.door.metrics.handshake_failed("failed");
+                debug!(session = self.record.session, client = %self.origin.client, why, "TLS handshake failed");
+                Err(Ending::TlsFailed)
+            }
+            Err(_) => {
+                self.door.metrics.handshake_failed("timeout");
+                Err(Ending::LoginTimeout)
+            }
+        }
+    }
+
+    /// Lets the client try to log in until it succeeds or the dialogue ends.
+    async fn converse(&mut self, dialogue: &mut Dialogue<Stream>) -> Result<Admitted, Ending> {
+        loop {
+            let Asked::Login(login) = dialogue.next().await? else { return Err(Ending::Internal) };
+            let trusted = self.door.config.id_from.iter().any(|net| net.contains(&self.origin.client.ip()));
+            self.origin.identified(dialogue.id(), trusted);
+            self.record.client = self.origin.client;
+            let attempt = Attempt::new(&self.server, &self.door, &self.origin, &login, &self.record.session);
+            let tried = tokio::select! {
+                tried = timeout_at(self.deadline, attempt.run(dialogue)) => tried.unwrap_or(Err(Stop::Ended(Ending::LoginTimeout))),
+                _ = self.phase.wait_for(|phase| *phase == Phase::Stopped) => Err(Stop::Ended(Ending::Stopping)),
+            };
+            let took = attempt.took();
+            match tried {
+                Ok(admitted) => {
+                    self.record.logged_in(&login, &admitted.route, took);
+                    return Ok(admitted);
+                }
+                Err(Stop::Refused(refusal, detail)) => {
+                    self.record.refused(&login, &refusal, detail.as_deref());
+                    self.wait_for_grid(attempt.began(), &refusal).await?;
+                    dialogue.refuse(&refusal.reply()).await?;
+                }
+                Err(Stop::GivenUp) => self.record.aborted(&login),
+                Err(Stop::Ended(ending)) => {
+                    self.record.aborted(&login);
+                    return Err(ending);
+                }
+            }
+        }
+    }
+
+    /// Refusals go out at fixed moments after the attempt, so that the time they took does not tell an unknown user
+    /// from a wrong password.
+    async fn wait_for_grid(&self, began: Instant, refusal: &Refusal) -> Result<(), Ending> {
+        let moment = self.server.refusals.moment(began, refusal);
+        if moment >= self.deadline {
+            sleep_until(self.deadline).await;
+            return Err(Ending::LoginTimeout);
+        }
+        sleep_until(moment).await;
+        Ok(())
+    }
+
+    async fn relay(&mut self, client: Buffered<Stream>, admitted: Admitted) -> Ending {
+        let Admitted { link, route: Route { backend, .. }, user: _user, .. } = admitted;
+        let active = backend.metrics.active();
+        let times = Times { idle: self.server.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
+        let client = backend.metrics.counted_client(client);
+        let link = backend.metrics.counted_backend(link.into_stream());
+        let report = relay(client, link, times, self.phase.clone()).await;
+        drop(active);
+        (self.record.to_backend, self.record.to_client) = (report.to_backend, report.to_client);
+        report.ending
+    }
+}
+
+/// A client on a port that is not TLS from the first byte can be told; another would have to be shaken hands with.
+async fn turn_away(door: &Door, tcp: &mut TcpStream, limit: Limit) {
+    if door.config.tls != ListenerTls::Implicit {
+        farewell(tcp, Ending::Limited(limit).bye().unwrap_or_default()).await;
+    }
+}

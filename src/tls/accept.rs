@@ -1,0 +1,172 @@
+//! The handshake with clients: versions, ALPN, client certificates, resumption. Not here: deadlines (the caller's),
+//! which certificate is shown (`certificates.rs`), and what an identity is good for.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ServerConnection, WebPkiClientVerifier};
+use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, version};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, rustls};
+use x509_parser::extensions::GeneralName;
+
+use super::certificates::read_chain;
+use super::{Certificates, Stream};
+use crate::config::{self, CertificateName, ClientAuth, Finding, TlsVersion};
+use crate::imap::{UserName, escape};
+
+/// The name IANA registered for IMAP (RFC 7301, RFC 9051 11.1). A client that offers only others is a browser that was
+/// lured here (ALPACA, CVE-2021-3618); rustls refuses it by itself once this is set.
+const ALPN: &[u8] = b"imap";
+
+/// Does handshakes. One per configuration, shared by all listeners and workers, so that a ticket given by one is good
+/// at every other; and so that it is good nowhere else: its keys die with it, which binds tickets to this setting of
+/// client certificates. rustls binds them to the SNI name (CVE-2025-23419 is what happens otherwise).
+pub struct Acceptor {
+    tls: TlsAcceptor,
+    client_name: CertificateName,
+}
+
+/// What a handshake gave.
+#[derive(Debug)]
+pub struct Handshake {
+    /// The encrypted connection.
+    pub stream: Stream,
+    /// The host name the client asked for (SNI), in lower case.
+    pub server_name: Option<String>,
+    /// Whom the client's verified certificate names.
+    pub identity: Option<UserName>,
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// The name of the cipher suite.
+    pub cipher: &'static str,
+    /// An earlier session was taken up.
+    pub resumed: bool,
+}
+
+/// No TLS with this client.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// It offered protocols, and IMAP was not among them.
+    #[error("the client offered other protocols only")]
+    AlpnRefused,
+    /// Everything else; the text is for our log.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Acceptor {
+    /// Gets ready for handshakes with these certificates.
+    ///
+    /// # Errors
+    /// When the authorities for client certificates cannot be read.
+    pub fn new(certificates: Arc<Certificates>, tls: &config::Tls) -> Result<Self, Vec<Finding>> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let versions: &[_] = match tls.min_version {
+            TlsVersion::V12 => &[&version::TLS13, &version::TLS12],
+            TlsVersion::V13 => &[&version::TLS13],
+        };
+        let verifier = client_verifier(&tls.client_auth, &provider)?;
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .map_err(|error| unusable(&error))?;
+        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| unusable(&error))?;
+        // One for the next connection, one to spare: mail programs open several.
+        config.send_tls13_tickets = 2;
+        Ok(Self { tls: Arc::new(config).into(), client_name: tls.client_name })
+    }
+
+    /// Does the server's side of a handshake. Waits as long as the client likes: put a deadline around it. Dropping it
+    /// closes the connection.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; the client has then been sent an alert, and the connection is closed.
+    pub async fn accept(&self, tcp: TcpStream) -> Result<Handshake, HandshakeError> {
+        let stream = self.tls.accept(tcp).await.map_err(|error| HandshakeError::from(&error))?;
+        let connection = stream.get_ref().1;
+        let server_name = connection.server_name().map(str::to_owned);
+        let identity = self.identity(connection);
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "1.3",
+            _ => "1.2",
+        };
+        let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        Ok(Handshake { stream: Stream::Client(Box::new(stream)), server_name, identity, version, cipher, resumed })
+    }
+
+    /// The user that the client's certificate names. rustls has verified it: now, or when the session that is resumed
+    /// was begun (the ticket carries it, sealed).
+    fn identity(&self, connection: &ServerConnection) -> Option<UserName> {
+        user_named(connection.peer_certificates()?.first()?, self.client_name)
+    }
+}
+
+impl From<&io::Error> for HandshakeError {
+    fn from(error: &io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::NoApplicationProtocol) => Self::AlpnRefused,
+            // The text may quote what the client sent.
+            _ => Self::Failed(escape(error.to_string().as_bytes()).to_string()),
+        }
+    }
+}
+
+fn unusable(error: &rustls::Error) -> Vec<Finding> {
+    vec![Finding { site: None, message: format!("TLS cannot be set up: {error}") }]
+}
+
+fn client_verifier(
+    auth: &ClientAuth,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, Vec<Finding>> {
+    let (ca, optional) = match auth {
+        ClientAuth::Off => return Ok(WebPkiClientVerifier::no_client_auth()),
+        ClientAuth::Optional { ca } => (ca, true),
+        ClientAuth::Required { ca } => (ca, false),
+    };
+    let finding = |message| vec![Finding { site: Some(ca.site.clone()), message }];
+    let mut roots = RootCertStore::empty();
+    for authority in read_chain(&ca.value).map_err(finding)? {
+        // Leaving one out silently would lock its clients out.
+        roots.add(authority).map_err(|why| finding(format!("{}: not an authority: {why}", ca.value.display())))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = if optional { builder.allow_unauthenticated() } else { builder };
+    builder.build().map_err(|why| finding(format!("{}: {why}", ca.value.display())))
+}
+
+/// The name in the one field that is asked for; never from another one when that is absent (CVE-2019-3814), and never
+/// one of several common names. A certificate that has expired since the session began names nobody any more.
+fn user_named(certificate: &CertificateDer<'_>, field: CertificateName) -> Option<UserName> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    if !certificate.validity().is_valid() {
+        return None;
+    }
+    let name = match field {
+        CertificateName::Email => {
+            let names = &certificate.subject_alternative_name().ok()??.value.general_names;
+            names.iter().find_map(|name| match name {
+                GeneralName::RFC822Name(email) => Some(*email),
+                _ => None,
+            })?
+        }
+        CertificateName::CommonName => {
+            let mut names = certificate.subject().iter_common_name();
+            let only = names.next()?;
+            if names.next().is_some() {
+                return None;
+            }
+            only.as_str().ok()?
+        }
+    };
+    UserName::new(name.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests;
