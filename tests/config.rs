@@ -113,7 +113,7 @@ fn reference_keys(header: &str) -> BTreeSet<String> {
             inside = line.starts_with(header);
             // The keys of a route are told before its first table.
             if inside && header == "[[route]]" {
-                keys.extend(prose.drain(..).flat_map(key_of));
+                keys.extend(prose.drain(..).filter_map(key_of));
             }
         } else if line.starts_with("# ---") {
             prose.clear();
@@ -223,7 +223,7 @@ fn every_value_arrives_where_it_belongs() {
 
     let limits = &config.limits;
     assert_eq!((limits.sessions, limits.connects_per_network, limits.logins_per_user), (0, None, None));
-    assert_eq!(limits.failures_per_network.map(|rate| rate.every), Some(Duration::from_secs(3600)));
+    assert_eq!(limits.failures_per_network.map(|rate| rate.every), Some(Duration::from_hours(1)));
     assert_eq!(limits.failures_per_user.map(|rate| rate.burst.get()), Some(1_000_000));
     assert!(limits.exempt.is_empty());
 

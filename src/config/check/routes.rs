@@ -69,7 +69,7 @@ impl Check<'_> {
             self.forbid(section, "login", Some(keys.login.span.clone()).filter(|_| keys.login.is_in_file()), why);
         }
         let reject = keys.reject.as_ref().map(|text| Target::Reject(text.value.0.clone()));
-        backend.flatten().map(Target::Backend).or(lookup.flatten().map(Target::Lookup)).or(reject)
+        backend.flatten().map(Target::Backend).or_else(|| lookup.flatten().map(Target::Lookup)).or(reject)
     }
 
     pub(super) fn login(&mut self, section: &Section<file::Route>, tls: &Section<file::Tls>) -> Option<LoginAs> {

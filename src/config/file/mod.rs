@@ -50,7 +50,7 @@ pub(super) struct Server {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { workers: Count(0), drain_timeout: Text(minutes(5)) }
+        Self { workers: Count(0), drain_timeout: Text(Duration::from_mins(5)) }
     }
 }
 
@@ -224,8 +224,8 @@ impl Default for Limits {
             sessions_per_user: Count(50),
             connects_per_network: rate(20, Duration::from_secs(1), 100),
             logins_per_user: rate(2, Duration::from_secs(1), 20),
-            failures_per_network: rate(10, minutes(1), 10),
-            failures_per_user: rate(10, minutes(1), 10),
+            failures_per_network: rate(10, Duration::from_mins(1), 10),
+            failures_per_user: rate(10, Duration::from_mins(1), 10),
             exempt: loopback().map(Text).into(),
         }
     }
@@ -256,7 +256,7 @@ impl Default for Timeouts {
             login: seconds(60),
             backend_connect: seconds(5),
             backend_login: seconds(30),
-            relay_idle: Written::default_of(minutes(35)),
+            relay_idle: Written::default_of(Duration::from_mins(35)),
             refusal_grid: Written::default_of(Duration::from_millis(500)),
         }
     }
@@ -291,10 +291,6 @@ impl Default for Log {
 /// A default stands nowhere in the file.
 fn unwritten<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
-}
-
-fn minutes(count: u64) -> Duration {
-    Duration::from_secs(count.saturating_mul(60))
 }
 
 fn rate(count: u32, unit: Duration, burst: u32) -> MaybeRate {

@@ -19,7 +19,7 @@ use super::MaybeRate;
 use crate::config::{Glob, Rate, Rewrite, RewritePiece};
 
 /// A deadline further away than this is a slip of the pen, and adding it to a clock could overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(365 * 24);
 /// Bounds the arithmetic of rates (nanoseconds in 64 bits: an hour times this still fits).
 const MOST_PER_UNIT: u32 = 1_000_000;
 /// What a reply line or a user name may hold.
@@ -406,8 +406,8 @@ mod tests {
     #[test]
     fn durations_need_a_unit_and_an_end() {
         assert_eq!(read::<Duration>("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(read::<Duration>("5m"), Some(Duration::from_secs(300)));
-        assert_eq!(read::<Duration>("1h 30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(read::<Duration>("5m"), Some(Duration::from_mins(5)));
+        assert_eq!(read::<Duration>("1h 30m"), Some(Duration::from_mins(90)));
         for text in ["", "30", "-1s", "5 parsecs", "366d", "99999999999999999999s"] {
             assert_eq!(read::<Duration>(text), None, "{text}");
         }
@@ -418,7 +418,7 @@ mod tests {
         let pace = |text| read::<Pace>(text).map(|pace| pace.0);
         assert_eq!(pace("20/s"), Some(Duration::from_millis(50)));
         assert_eq!(pace("10/m"), Some(Duration::from_secs(6)));
-        assert_eq!(pace("1/h"), Some(Duration::from_secs(3600)));
+        assert_eq!(pace("1/h"), Some(Duration::from_hours(1)));
         assert_eq!(pace("1000000/s"), Some(Duration::from_micros(1)));
         for text in
             ["", "20", "0/s", "/s", "20/", "20/d", "+1/s", "1.5/s", "1000001/s", "99999999999/s", "20/s/s", " 1/s"]
