@@ -2,7 +2,8 @@
 //! user gets, `lookup/` holds the sources. Not here: sockets to backends, replies to clients.
 //!
 //! The user who is routed is the one whose mail is to be opened: SASL's authorization identity where the client gave
-//! one, else the name it logs in with. [`Route::user`] stands for the same user at the backend.
+//! one, else the name it logs in with. The mailbox is what lives on a backend, not whoever holds the password.
+//! [`Route::user`] stands for the same user at the backend; whose password it is, the link takes from the login.
 
 mod lookup;
 mod rule;
@@ -82,7 +83,7 @@ impl Router {
         if findings.is_empty() { Ok(Self { rules, lookups, backends }) } else { Err(findings) }
     }
 
-    /// The first rule that applies and yields a target wins.
+    /// The first rule that applies and yields a target wins. Nothing is kept between awaits: the future may be dropped.
     ///
     /// # Errors
     /// [`NoRoute`].
@@ -100,10 +101,10 @@ impl Router {
                 }
             };
             let Some(backend) = self.backends.get(backend) else { continue };
-            // What a lookup says of one user counts for more than what a rule says of many.
-            let Some(user) = user.or_else(|| rule.renamed(asker.user())) else {
-                return Err(NoRoute::LookupFailed("the rewritten user name is empty".to_owned()));
-            };
+            // What a lookup says of one user counts for more than what a rule says of many. A rewrite that leaves nothing
+            // of the name (`{domain}` of one without) ends the search all the same: the rule was meant for this user,
+            // and the next one's backend is not to see the password because of that.
+            let user = user.or_else(|| rule.renamed(asker.user())).ok_or(NoRoute::Unmatched)?;
             return Ok(Route { backend: Arc::clone(backend), user, login: rule.login.clone() });
         }
         Err(NoRoute::Unmatched)
@@ -111,9 +112,17 @@ impl Router {
 
     /// The backend with this address, for referrals: those that the configuration does not name are not followed.
     pub fn backend_at(&self, host: &str, port: u16) -> Option<&Arc<Backend>> {
-        self.backends
-            .iter()
-            .find(|backend| backend.config.host.eq_ignore_ascii_case(host) && backend.config.port == port)
+        self.backends.iter().find(|backend| backend.config.port == port && is_same_host(&backend.config.host, host))
+    }
+}
+
+/// Names of hosts are the same in any case and with or without the root's dot, addresses however they are written.
+fn is_same_host(one: &str, other: &str) -> bool {
+    let plain = |host: &str| host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+    let (one, other) = (plain(one), plain(other));
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => one.to_canonical() == other.to_canonical(),
+        _ => one == other,
     }
 }
 

@@ -114,6 +114,36 @@ async fn names_are_rewritten() {
 }
 
 #[tokio::test]
+async fn a_rewrite_that_leaves_no_name_does_not_send_the_password_to_the_next_rule() {
+    let rewrite = Some(Rewrite(vec![RewritePiece::Domain]));
+    let rules = vec![
+        config::Route { rewrite, ..rule(When::default(), Target::Backend(0)) },
+        rule(When::default(), Target::Backend(1)),
+    ];
+    let router = router(rules, None).expect("sound");
+    assert_eq!(route(&router, &login("ann@example.org", None)).await, to("blue", "example.org"));
+    assert_eq!(route(&router, &login("ann", None)).await, Err(NoRoute::Unmatched));
+}
+
+#[tokio::test]
+async fn what_a_map_says_of_one_user_counts_for_more_than_a_rewrite() {
+    let rewrite = Some(Rewrite(vec![RewritePiece::Local]));
+    let rules = vec![config::Route { rewrite, ..rule(When::default(), Target::Lookup(0)) }];
+    let router =
+        router(rules, Some("ann@a.example\tblue\n*\tgreen\nbob@a.example\tgreen user=robert\n")).expect("sound");
+    assert_eq!(route(&router, &login("ann@a.example", None)).await, to("blue", "ann"));
+    assert_eq!(route(&router, &login("bob@a.example", None)).await, to("green", "robert"));
+}
+
+#[tokio::test]
+async fn who_has_no_domain_is_in_none() {
+    let rules = vec![rule(When { domain: glob("*"), ..When::default() }, Target::Backend(0))];
+    let router = router(rules, None).expect("sound");
+    assert_eq!(route(&router, &login("ann", None)).await, Err(NoRoute::Unmatched));
+    assert_eq!(route(&router, &login("ann@x", None)).await, to("blue", "ann@x"));
+}
+
+#[tokio::test]
 async fn who_acts_for_another_goes_where_the_other_is() {
     let rules = vec![rule(When::default(), Target::Lookup(0))];
     let router = router(rules, Some("ann\tgreen\nadmin\tblue\n")).expect("sound");
@@ -142,4 +172,19 @@ fn referrals_lead_to_configured_backends_only() {
     let router = router(vec![rule(When::default(), Target::Backend(0))], None).expect("sound");
     assert_eq!(router.backend_at("127.0.0.1", 2).map(|backend| backend.config.name.as_str()), Some("green"));
     assert!(router.backend_at("127.0.0.1", 3).is_none() && router.backend_at("192.0.2.1", 2).is_none());
+}
+
+#[test]
+fn a_host_is_the_same_however_it_is_written() {
+    for (one, other) in [
+        ("IMAP.example.org", "imap.example.org."),
+        ("2001:db8::1", "[2001:DB8:0::1]"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+    ] {
+        assert!(is_same_host(one, other), "{one} and {other}");
+    }
+    for (one, other) in [("imap.example.org", "imap.example.org.evil"), ("192.0.2.1", "192.0.2.10"), ("", "192.0.2.1")]
+    {
+        assert!(!is_same_host(one, other), "{one} and {other}");
+    }
 }

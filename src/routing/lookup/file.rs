@@ -1,30 +1,35 @@
 //! The map file: a line per user, `user<TAB>backend [key=value ...]`, with `@domain` for a whole domain and `*` for
-//! everybody else. `#` begins a comment line. Where a line has no TAB, the first run of blanks separates. Letter case
-//! of users makes no difference (ASCII).
+//! everybody else. `#` begins a comment line. Where a line has no TAB, the first run of blanks separates; blanks at the
+//! ends of a line and of a name are not part of them. Letter case of users makes no difference (ASCII).
 //!
-//! A million lines are held as the file's own bytes and four more for each line.
+//! A million lines are held as the file's own bytes and four more for each line. Not here: where files are, metrics.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-
-use hashbrown::HashTable;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::Path;
 
 use super::Answer;
 use crate::imap::{UserName, escape};
 
-/// So many mistakes are shown, the rest is counted.
+/// So many mistakes are shown, the rest is counted: a file of another kind has one in every line.
 const MOST_SHOWN: usize = 20;
+/// Places in the text are kept in four bytes.
+const MOST_BYTES: u64 = (1 << 32) - 1;
+/// What some editors put in front of UTF-8; no part of the first name.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Stands behind each name in [`Map::text`]. No name can hold one.
+const END_OF_NAME: u8 = 0;
 
 /// A whole map.
 pub struct Map {
-    /// The file, its users in lower case.
-    text: Vec<u8>,
-    /// Where in it lines begin, by the hash of their user.
-    lines: HashTable<u32>,
-    /// With a key of its own, so that nobody can make up names that collide.
-    hasher: RandomState,
-    backends: HashMap<Box<[u8]>, usize>,
+    /// The file, its names in lower case and each with [`END_OF_NAME`] in place of the blank behind it.
+    text: Box<[u8]>,
+    /// Where in it names begin, in the names' order.
+    lines: Box<[u32]>,
+    backends: Backends,
 }
 
 /// A mistake in a map file. Shows as `LINE: what is wrong`.
@@ -36,15 +41,18 @@ pub struct MapError {
     pub message: String,
 }
 
-/// A line that says something.
-struct Entry<'a> {
-    user: &'a [u8],
-    backend: &'a [u8],
-    name: Option<&'a [u8]>,
+/// The backends' places, by their names.
+struct Backends(HashMap<Box<[u8]>, usize>);
+
+/// Mistakes as they are found: where in the text, and what.
+#[derive(Default)]
+struct Mistakes {
+    first: Vec<(u32, String)>,
+    all: usize,
 }
 
 impl Map {
-    /// Reads a map file. Backends are known by these names; their places are what answers give.
+    /// Reads a map file's text. Backends are known by these names; their places are what answers give.
     ///
     /// # Errors
     /// Every mistake in it, up to twenty; the rest is counted in the last one.
@@ -52,97 +60,109 @@ impl Map {
         if u32::try_from(text.len()).is_err() {
             return Err(vec![MapError { line: 1, message: "the file is larger than 4 GiB".to_owned() }]);
         }
-        let backends = backends.iter().enumerate().map(|(index, name)| (name.as_bytes().into(), index)).collect();
-        lower_users(&mut text);
-        let mut map = Self { text: Vec::new(), lines: HashTable::new(), hasher: RandomState::new(), backends };
-        let mut errors = Vec::new();
-        let mut at = 0;
-        for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
-            let start = at;
-            at += line.len() + 1;
-            if let Err(message) = map.add(&text, start, line) {
-                errors.push(MapError { line: number + 1, message });
+        let places = backends.iter().enumerate().map(|(index, name)| (name.as_bytes().into(), index));
+        let backends = Backends(places.collect());
+        let mut mistakes = Mistakes::default();
+        let mut names = Vec::new();
+        let mut next = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        while next < text.len() {
+            let start = next;
+            let end = end_of_line(&text, start);
+            next = end + 1;
+            match read_line(&text[start..end], &backends) {
+                Ok(None) => {}
+                Ok(Some(name)) => {
+                    let name = start + name.start..start + name.end;
+                    text[name.clone()].make_ascii_lowercase();
+                    text[name.end] = END_OF_NAME;
+                    names.push(narrow(name.start)..narrow(name.end));
+                }
+                Err(message) => mistakes.push(narrow(start), message),
             }
         }
-        if errors.is_empty() {
-            text.shrink_to_fit();
-            map.lines.shrink_to_fit(|_| 0);
-            map.text = text;
-            return Ok(map);
+        let text = text.into_boxed_slice();
+        let name = |range: &Range<u32>| &text[wide(range.start)..wide(range.end)];
+        names.sort_unstable_by(|one, other| name(one).cmp(name(other)).then(one.start.cmp(&other.start)));
+        for twin in names.chunk_by(|one, other| name(one) == name(other)).flat_map(|same| &same[1..]) {
+            mistakes.push(twin.start, format!("the user \"{}\" stands in the file twice", escape(name(twin))));
         }
-        let hidden = errors.len().saturating_sub(MOST_SHOWN);
-        errors.truncate(MOST_SHOWN);
-        if hidden > 0
-            && let Some(last) = errors.last_mut()
-        {
-            last.message.push_str(&format!(" (and {hidden} more mistakes in this file)"));
+        if mistakes.all > 0 {
+            return Err(mistakes.into_errors(&text));
         }
-        Err(errors)
+        let lines = names.iter().map(|name| name.start).collect();
+        Ok(Self { text, lines, backends })
     }
 
     /// What the map says of this user: by the whole name, else by its domain, else by the line for everybody.
-    pub fn find(&self, user: &UserName) -> Option<Answer> {
+    ///
+    /// # Errors
+    /// The line does not say what it said when it was read, which would be a fault of ours and is not to look as if the
+    /// user were unknown.
+    pub fn find(&self, user: &UserName) -> Result<Option<Answer>, String> {
         let name = user.normalised();
         let domain = name.iter().rposition(|byte| *byte == b'@').map(|at| &name[at..]);
         let keys = [Some(&*name), domain, Some(&b"*"[..])];
-        let entry = keys.into_iter().flatten().find_map(|key| self.entry(key))?;
-        let backend = *self.backends.get(entry.backend)?;
-        let user = match entry.name {
-            Some(name) => Some(UserName::new(name).ok()?),
-            None => None,
-        };
-        Some(Answer { backend, user })
+        let answer = keys.into_iter().flatten().find_map(|key| self.behind(key));
+        answer.map(|answer| self.backends.read_answer(answer)).transpose()
     }
 
-    fn entry(&self, user: &[u8]) -> Option<Entry<'_>> {
-        let found = self.lines.find(self.hasher.hash_one(user), |at| user_at(&self.text, *at) == user)?;
-        Entry::parse(line_at(&self.text, *found)).ok().flatten()
+    /// What stands in the line with this name, behind it.
+    fn behind(&self, name: &[u8]) -> Option<&[u8]> {
+        let found = self.lines.binary_search_by(|line| self.name_at(*line).cmp(name)).ok()?;
+        let start = wide(self.lines[found]) + name.len() + 1;
+        Some(without_return(&self.text[start..end_of_line(&self.text, start)]))
     }
 
-    fn add(&mut self, text: &[u8], start: usize, line: &[u8]) -> Result<(), String> {
-        let Some(entry) = Entry::parse(line)? else { return Ok(()) };
-        if !self.backends.contains_key(entry.backend) {
-            return Err(format!("no such backend: \"{}\"", escape(entry.backend)));
-        }
-        let hash = self.hasher.hash_one(entry.user);
-        if self.lines.find(hash, |at| user_at(text, *at) == entry.user).is_some() {
-            return Err(format!("the user \"{}\" stands in the file twice", escape(entry.user)));
-        }
-        // The whole text is shorter than u32::MAX.
-        let at = u32::try_from(start).unwrap_or(u32::MAX);
-        let hasher = &self.hasher;
-        self.lines.insert_unique(hash, at, |at| hasher.hash_one(user_at(text, *at)));
-        Ok(())
+    fn name_at(&self, line: u32) -> &[u8] {
+        self.text[wide(line)..].split(|byte| *byte == END_OF_NAME).next().unwrap_or_default()
     }
 }
 
-impl<'a> Entry<'a> {
-    /// Reads a line; `None` when it says nothing.
-    fn parse(line: &'a [u8]) -> Result<Option<Self>, String> {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.trim_ascii().is_empty() || line.starts_with(b"#") {
-            return Ok(None);
-        }
-        if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
-            return Err("a control character".to_owned());
-        }
-        let (user, rest) = split_user(line);
-        let mut words = rest.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
-        let Some(backend) = words.next().filter(|_| !user.is_empty()) else {
-            return Err("expected user, TAB, backend".to_owned());
-        };
-        let mut entry = Self { user, backend, name: None };
+impl Backends {
+    /// `backend [key=value ...]`. What is not understood is a mistake: it meant something to whoever wrote it.
+    fn read_answer(&self, text: &[u8]) -> Result<Answer, String> {
+        let mut words = text.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty());
+        let name = words.next().ok_or("expected user, TAB, backend")?;
+        let backend = *self.0.get(name).ok_or_else(|| format!("no such backend: \"{}\"", escape(name)))?;
+        let mut user = None;
         for word in words {
-            let value = word.strip_prefix(b"user=").or_else(|| word.strip_prefix(b"destuser="));
-            match value {
-                Some(value) if !value.is_empty() && entry.name.is_none() => entry.name = Some(value),
-                Some(_) => return Err("user= is empty or stands there twice".to_owned()),
-                None => {
-                    return Err(format!("\"{}\" is no field; expected user=NAME (or destuser=NAME)", escape(word)));
-                }
+            let Some(value) = word.strip_prefix(b"user=").or_else(|| word.strip_prefix(b"destuser=")) else {
+                return Err(format!("\"{}\" is no field; expected user=NAME (or destuser=NAME)", escape(word)));
+            };
+            match UserName::new(value) {
+                Ok(name) if user.is_none() => user = Some(name),
+                _ => return Err("user= is empty or stands there twice".to_owned()),
             }
         }
-        Ok(Some(entry))
+        Ok(Answer { backend, user })
+    }
+}
+
+impl Mistakes {
+    fn push(&mut self, at: u32, message: String) {
+        self.all += 1;
+        self.first.push((at, message));
+        // A gigabyte of mistakes is not held to show twenty of them.
+        if self.first.len() > 50 * MOST_SHOWN {
+            self.keep_first();
+        }
+    }
+
+    fn keep_first(&mut self) {
+        self.first.sort_by_key(|(at, _)| *at);
+        self.first.truncate(MOST_SHOWN);
+    }
+
+    fn into_errors(mut self, text: &[u8]) -> Vec<MapError> {
+        self.keep_first();
+        let hidden = self.all - self.first.len();
+        let line = |at: u32| 1 + text[..wide(at)].iter().filter(|byte| **byte == b'\n').count();
+        let shown = self.first.into_iter().map(|(at, message)| MapError { line: line(at), message });
+        let mut errors: Vec<_> = shown.collect();
+        if let Some(last) = errors.last_mut().filter(|_| hidden > 0) {
+            last.message.push_str(&format!(" (and {hidden} more mistakes in this file)"));
+        }
+        errors
     }
 }
 
@@ -154,26 +174,56 @@ impl fmt::Display for MapError {
 
 impl std::error::Error for MapError {}
 
-/// The user of a line, and what stands behind.
-fn split_user(line: &[u8]) -> (&[u8], &[u8]) {
-    let end = line.iter().position(|byte| *byte == b'\t').or_else(|| line.iter().position(|byte| *byte == b' '));
-    line.split_at(end.unwrap_or(line.len()))
+/// A map file's text, as far as a map can hold it.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut text = Vec::with_capacity(usize::try_from(size.min(MOST_BYTES)).unwrap_or_default());
+    file.take(MOST_BYTES + 1).read_to_end(&mut text)?;
+    Ok(text)
 }
 
-fn line_at(text: &[u8], at: u32) -> &[u8] {
-    let rest = text.get(at as usize..).unwrap_or_default();
-    rest.split(|byte| *byte == b'\n').next().unwrap_or_default()
-}
-
-fn user_at(text: &[u8], at: u32) -> &[u8] {
-    split_user(line_at(text, at)).0
-}
-
-fn lower_users(text: &mut [u8]) {
-    for line in text.split_mut(|byte| *byte == b'\n') {
-        let end = split_user(line).0.len();
-        line[..end].make_ascii_lowercase();
+/// Where the name stands in a line, if what is behind it makes sense; `None` when the line says nothing.
+fn read_line(line: &[u8], backends: &Backends) -> Result<Option<Range<usize>>, String> {
+    let line = without_return(line);
+    let Some(start) = line.iter().position(|byte| !is_blank(*byte)) else { return Ok(None) };
+    let body = without_end_blanks(&line[start..]);
+    if body.starts_with(b"#") {
+        return Ok(None);
     }
+    if body.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err("a control character".to_owned());
+    }
+    // A name may hold blanks; then only a TAB can end it.
+    let separator = body.iter().position(|byte| *byte == b'\t').or_else(|| body.iter().position(|byte| *byte == b' '));
+    let (name, answer) = body.split_at(separator.ok_or("expected user, TAB, backend")?);
+    backends.read_answer(answer)?;
+    Ok(Some(start..start + without_end_blanks(name).len()))
+}
+
+fn end_of_line(text: &[u8], start: usize) -> usize {
+    text[start..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| start + at)
+}
+
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+fn without_end_blanks(text: &[u8]) -> &[u8] {
+    &text[..text.iter().rposition(|byte| !is_blank(*byte)).map_or(0, |last| last + 1)]
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// A place in a text that was found to be short enough.
+fn narrow(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+fn wide(at: u32) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -189,7 +239,7 @@ mod tests {
     }
 
     fn find(map: &Map, user: &str) -> Option<(usize, Option<String>)> {
-        let answer = map.find(&UserName::new(user.as_bytes()).expect("a name"))?;
+        let answer = map.find(&UserName::new(user.as_bytes()).expect("a name")).expect("sound")?;
         Some((answer.backend, answer.user.map(|user| user.to_string())))
     }
 
@@ -211,7 +261,7 @@ mod tests {
     #[test]
     fn a_tab_lets_names_have_blanks_and_8_bit() {
         let map = Map::parse(b"j\xf6rg von k\tblue\nplain   green\n".to_vec(), &BACKENDS).expect("well formed");
-        assert!(map.find(&UserName::new(&b"J\xf6rg von K"[..]).expect("a name")).is_some());
+        assert!(map.find(&UserName::new(&b"J\xf6rg von K"[..]).expect("a name")).expect("sound").is_some());
         assert_eq!(find(&map, "plain"), Some((1, None)));
     }
 
@@ -237,21 +287,91 @@ mod tests {
         assert!(many[19].message.ends_with("(and 10 more mistakes in this file)"));
     }
 
+    #[test]
+    fn blanks_at_the_ends_and_marks_of_editors_are_no_part_of_names() {
+        let map = map("\u{feff}ann\tblue\r\n  bob \t\t green  user=robert \r\n  # no user\n \t \n cid  blue");
+        assert_eq!(find(&map, "ann"), Some((0, None)));
+        assert_eq!(find(&map, "bob"), Some((1, Some("robert".to_owned()))));
+        assert_eq!(find(&map, "cid"), Some((0, None)));
+        assert_eq!(find(&map, "#"), None);
+    }
+
+    #[test]
+    fn a_file_pasted_twice_is_told_from_its_second_half_on() {
+        let half: String = (0..2000).map(|n| format!("user{n}\tblue\n")).collect();
+        let errors = Map::parse(half.repeat(2).into_bytes(), &BACKENDS).err().expect("mistakes");
+        assert_eq!(errors.len(), 20);
+        assert_eq!(errors[0].to_string(), "2001: the user \"user0\" stands in the file twice");
+        assert_eq!(errors[19].line, 2020);
+        assert!(errors[19].message.ends_with("(and 1980 more mistakes in this file)"), "{}", errors[19]);
+    }
+
+    #[test]
+    fn a_map_holds_the_file_and_four_bytes_per_line() {
+        let text: String = (0..1000).map(|n| format!("user{n}@example.org\tblue\n")).collect();
+        let map = map(&text);
+        assert_eq!((map.text.len(), map.lines.len()), (text.len(), 1000));
+        assert_eq!(find(&map, "USER999@example.org"), Some((0, None)));
+        assert_eq!(find(&map, "user1000@example.org"), None);
+    }
+
+    /// The same, with a table of owned strings and each line read from its end.
+    fn naive(text: &str) -> Option<HashMap<String, (usize, Option<String>)>> {
+        let mut table = HashMap::new();
+        for line in text.lines().map(|line| line.trim_matches([' ', '\t'])) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, answer) = line.split_once('\t').or_else(|| line.split_once(' '))?;
+            let words: Vec<_> = answer.split_ascii_whitespace().collect();
+            let user = match words[..] {
+                [_] => None,
+                [_, field] => Some(field.strip_prefix("destuser=").or_else(|| field.strip_prefix("user="))?.to_owned()),
+                _ => return None,
+            };
+            let answer = (BACKENDS.iter().position(|backend| *backend == words[0])?, user.clone());
+            let is_twice = table.insert(name.trim_end_matches(' ').to_ascii_lowercase(), answer).is_some();
+            if is_twice || user.is_some_and(|user| user.is_empty()) {
+                return None;
+            }
+        }
+        Some(table)
+    }
+
+    fn some_line() -> impl Strategy<Value = String> {
+        let name = prop_oneof!["[a-cA-C@*]{1,3}", "[a-c@]{1,2} [a-c@]{1,2}", "ä[a-c]?", Just("*".to_owned())];
+        let field = prop_oneof![5 => Just(""), 2 => Just(" user=x"), 2 => Just("\tdestuser=Y "), 1 => Just(" user=")];
+        let entry =
+            (" ?", name, "[ \t]{1,2}", prop_oneof![9 => Just("blue"), 9 => Just("green"), 1 => Just("red")], field)
+                .prop_map(|(indent, name, gap, backend, field)| format!("{indent}{name}{gap}{backend}{field}"));
+        prop_oneof![8 => entry, 1 => Just(" # no user".to_owned()), 1 => Just(String::new()), 1 => Just("a".to_owned())]
+    }
+
     proptest! {
         #[test]
-        fn as_a_plain_table_says(entries in prop::collection::hash_map("[a-z@.]{1,8}", 0_usize..2, 0..40), asked in "[a-zA-Z@.]{1,8}") {
-            let text: String = entries.iter().map(|(user, backend)| format!("{user}\t{}\n", BACKENDS[*backend])).collect();
-            let map = map(&text);
-            let name = asked.to_ascii_lowercase();
-            let domain = name.rfind('@').map(|at| name[at..].to_owned());
-            let expected = entries.get(&name).or_else(|| entries.get(&domain?)).copied();
-            prop_assert_eq!(find(&map, &asked).map(|found| found.0), expected);
+        fn as_a_plain_table_says(
+            lines in prop::collection::vec(some_line(), 0..6),
+            end in prop_oneof![Just("\n"), Just("\r\n")],
+            asked in prop::collection::vec(prop_oneof!["[a-cA-C@*]{1,3}", "[a-c@]{1,2} [a-c@]{1,2}", "ä[a-c]?"], 8),
+        ) {
+            let text = lines.join(end);
+            let map = Map::parse(text.clone().into_bytes(), &BACKENDS).ok();
+            let table = naive(&text);
+            prop_assert_eq!(map.is_some(), table.is_some());
+            for asked in asked.iter().filter(|_| map.is_some()) {
+                let name = asked.to_ascii_lowercase();
+                let domain = name.rfind('@').map(|at| name[at..].to_owned());
+                let table = table.as_ref().expect("as the map");
+                let expected = table.get(&name).or_else(|| table.get(&domain?)).or_else(|| table.get("*")).cloned();
+                prop_assert_eq!(find(map.as_ref().expect("some"), asked), expected);
+            }
         }
 
         #[test]
-        fn nothing_panics(text in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(map) = Map::parse(text, &BACKENDS) {
-                map.find(&UserName::new(&b"ann@x"[..]).expect("a name"));
+        fn nothing_panics_and_what_was_read_can_be_asked(text in prop::collection::vec(prop_oneof![Just(b'\t'), Just(b'\n'), Just(b' '), any::<u8>()], 0..60)) {
+            let name = UserName::new(&b"ann@x"[..]).expect("a name");
+            if let Ok(map) = Map::parse(text, &["\u{1}", "a"]) {
+                prop_assert!(map.find(&name).is_ok());
             }
         }
     }

@@ -41,8 +41,8 @@ impl Lookup {
                 let names: Vec<_> = backends.iter().map(|backend| backend.name.as_str()).collect();
                 let finding = |message| Finding { site: Some(path.site.clone()), message };
                 let shown = path.value.display();
-                let text = std::fs::read(&path.value)
-                    .map_err(|error| vec![finding(format!("cannot read {shown}: {error}"))])?;
+                let text =
+                    file::read(&path.value).map_err(|error| vec![finding(format!("cannot read {shown}: {error}"))])?;
                 let map = Map::parse(text, &names).map_err(|errors| {
                     errors.into_iter().map(|error| finding(format!("{shown}:{error}"))).collect::<Vec<_>>()
                 })?;
@@ -52,14 +52,22 @@ impl Lookup {
         Ok(Self { source, metrics: metrics.lookup(&lookup.name) })
     }
 
-    /// Asks the source. Sources that are elsewhere take their time and may fail; those in memory do neither.
-    #[expect(clippy::unused_async, reason = "what the callers need not know")]
+    /// Asks the source; `None` when it does not know the user.
+    ///
+    /// # Errors
+    /// Why it cannot tell, for the log.
+    #[expect(clippy::unused_async, reason = "a source may have to be asked over the network; its callers await it")]
     pub(super) async fn ask(&self, user: &UserName) -> Result<Option<Answer>, String> {
         let began = Instant::now();
         let answer = match &self.source {
             Source::File(map) => map.find(user),
         };
-        self.metrics.answered(if answer.is_some() { "found" } else { "unknown" }, began.elapsed());
-        Ok(answer)
+        let outcome = match &answer {
+            Ok(Some(_)) => "found",
+            Ok(None) => "unknown",
+            Err(_) => "failed",
+        };
+        self.metrics.answered(outcome, began.elapsed());
+        answer
     }
 }
