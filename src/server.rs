@@ -194,13 +194,12 @@ impl Server {
                 state.admission.sweep();
             }
         });
-        tokio::select! {
-            _ = all_gone.recv() => {}
-            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
-                if timeout(LAST_WAIT, all_gone.recv()).await.is_err() {
-                    warn!("some sessions did not end when told to; leaving them behind");
-                }
-            }
+        let stopped = tokio::select! {
+            _ = all_gone.recv() => false,
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => true,
+        };
+        if stopped && timeout(LAST_WAIT, all_gone.recv()).await.is_err() {
+            warn!("some sessions did not end when told to; leaving them behind");
         }
         sweeper.abort();
     }

@@ -94,7 +94,6 @@ impl<'a> Attempt<'a> {
     pub(super) async fn run(&self, dialogue: &mut Dialogue<Stream>) -> Result<Admitted, Stop> {
         let (login, client) = (self.login, self.origin.client.ip());
         self.server.limits.check(login, client).map_err(Refusal::Limited)?;
-        let user = self.server.limits.session(login).map_err(Refusal::Limited)?;
         if self.origin.ttl <= 1 {
             warn!(session = %self.session, "a login came round to us again: refused as a loop");
             return Err(Refusal::Loop.into());
@@ -109,6 +108,8 @@ impl<'a> Attempt<'a> {
             Err(_) => {}
         }
         let (link, welcome, route) = outcome?;
+        // Not before the backend has said OK: strangers could use the user's places up with attempts.
+        let user = self.server.limits.session(login).map_err(Refusal::Limited)?;
         Ok(Admitted { link, welcome, route, user })
     }
 

@@ -1,0 +1,205 @@
+"""The world of these tests: two real Dovecots and a mailmux in front, all on loopback, in a folder that goes away."""
+
+import imaplib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+import unittest
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MAILMUX = os.environ["MAILMUX"]
+WAIT = 20
+
+# user -> (backend, password)
+USERS = {
+    "ann@example.org": ("blue", 'ann "secret" \\ päss'),
+    "bob@example.org": ("green", "bob-secret"),
+    "cid@example.org": ("green", "cid-secret"),
+}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(fact, what):
+    """Waits for a fact, and says which one did not come."""
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end:
+        value = fact()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {WAIT} s in vain for {what}")
+
+
+class Dovecot:
+    """A backend, started by the script that the quickstart uses."""
+
+    def __init__(self, folder, users, extra=""):
+        self.folder = folder
+        self.port = free_port()
+        folder.mkdir()
+        (folder / "users").write_text("".join(f"{user}:{{PLAIN}}{password}\n" for user, password in users.items()))
+        command = [ROOT / "deploy/dovecot-backend", "start", folder, str(self.port)]
+        subprocess.run(command, input=extra.encode(), check=True)
+
+    def log(self):
+        return (self.folder / "log").read_text(errors="replace")
+
+    def maildir(self, user):
+        return self.folder / "mail" / user / "Maildir"
+
+    def stop(self):
+        subprocess.run([ROOT / "deploy/dovecot-backend", "stop", self.folder], check=True)
+
+
+class Mailmux:
+    """The proxy, from a configuration without its listeners' addresses."""
+
+    def __init__(self, folder, config):
+        self.folder = folder
+        self.admin = free_port()
+        path = folder / "mailmux.toml"
+        path.write_text(config + f'\n[admin]\naddress = "127.0.0.1:{self.admin}"\n')
+        self.log_path = folder / "mailmux.log"
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen([MAILMUX, "serve", "--config", path], stderr=log)
+        until(self.is_ready, "mailmux to be ready")
+
+    def is_ready(self):
+        if self.process.poll() is not None:
+            raise AssertionError("mailmux has ended:\n" + self.log())
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=WAIT).status == 200
+        except OSError:
+            return False
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def metrics(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=WAIT) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+    def metric(self, name):
+        return self.metrics().get(name, 0)
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(WAIT)
+
+
+def openssl(*words, cwd):
+    subprocess.run(["openssl", *words], cwd=cwd, check=True, capture_output=True)
+
+
+def make_certificates(folder, name):
+    """ca.pem, and mail.pem with mail.key for localhost."""
+    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-x509", *ec, "-days", "7", "-subj", f"/CN={name} CA", "-keyout", "ca.key", "-out", "ca.pem", cwd=folder)
+    openssl("req", *ec, "-subj", "/CN=localhost", "-keyout", "mail.key", "-out", "mail.csr", cwd=folder)
+    (folder / "names").write_text("subjectAltName = DNS:localhost, IP:127.0.0.1\n")
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "7", "-extfile", "names"]
+    openssl("x509", "-req", "-in", "mail.csr", *signed, "-out", "mail.pem", cwd=folder)
+
+
+class Case(unittest.TestCase):
+    """Tests that share one world."""
+
+    maxDiff = 2000
+    backend_settings = ""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="mailmux-real."))
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        os.chmod(cls.folder, 0o711)
+        make_certificates(cls.folder, "mailmux test")
+        cls.backends = {}
+        for name in ("blue", "green"):
+            users = {user: password for user, (backend, password) in USERS.items() if backend == name}
+            cls.backends[name] = Dovecot(cls.folder / name, users)
+            cls.addClassCleanup(cls.backends[name].stop)
+        cls.imaps, cls.imap = free_port(), free_port()
+        users_map = "".join(f"{user}\t{backend}\n" for user, (backend, _) in USERS.items())
+        (cls.folder / "users.map").write_text(users_map)
+        cls.mailmux = Mailmux(cls.folder, cls.config())
+        cls.addClassCleanup(cls.mailmux.stop)
+        cls.tls = ssl.create_default_context(cafile=cls.folder / "ca.pem")
+
+    @classmethod
+    def config(cls):
+        backends = "".join(
+            f'[[backend]]\nname = "{name}"\naddress = "127.0.0.1:{backend.port}"\n'
+            for name, backend in cls.backends.items()
+        )
+        return f"""
+[[listener]]
+name = "imaps"
+address = "127.0.0.1:{cls.imaps}"
+tls = "implicit"
+mechanisms = ["PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "XOAUTH2", "OAUTHBEARER"]
+[[listener]]
+name = "imap"
+address = "127.0.0.1:{cls.imap}"
+tls = "starttls"
+[[tls.certificate]]
+chain = "mail.pem"
+key = "mail.key"
+{backends}
+[[lookup]]
+name = "users"
+type = "file"
+path = "users.map"
+[[route]]
+lookup = "users"
+[limits]
+sessions_per_user = 1000
+logins_per_user = "off"
+"""
+
+    def connect(self):
+        connection = imaplib.IMAP4_SSL("localhost", self.imaps, ssl_context=self.tls, timeout=60)
+        self.addCleanup(self.close, connection)
+        return connection
+
+    def log_in(self, user="bob@example.org"):
+        connection = self.connect()
+        connection.login(user, USERS[user][1])
+        return connection
+
+    @staticmethod
+    def close(connection):
+        try:
+            connection.shutdown()
+        except OSError:
+            pass
+
+    def curl(self, user, url, *words):
+        command = ["curl", "-sS", "--fail", "--max-time", str(WAIT), "--cacert", self.folder / "ca.pem"]
+        command += ["-u", f"{user}:{USERS[user][1]}", url, *words]
+        done = subprocess.run(command, capture_output=True)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        return done.stdout.decode()
+
+    def quiet(self):
+        """All sessions are gone, and counted out."""
+        until(lambda: sum(v for k, v in self.mailmux.metrics().items() if re.match(r"mailmux_sessions\{", k)) == 0, "all sessions to end")
+
+
+def mail(subject, body="Hello.\r\n"):
+    return f"From: a@example.org\r\nTo: b@example.org\r\nSubject: {subject}\r\n\r\n{body}".encode()

@@ -1,0 +1,106 @@
+//! A backend that knows no IMAP: it says and hears just the bytes it is told to, and fails at the first that differs.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{hear, hear_end, hear_line, soon};
+
+/// A listening socket on loopback.
+pub struct Backend {
+    socket: TcpListener,
+    pub address: SocketAddr,
+}
+
+/// One connection to it.
+pub struct Call {
+    pub tcp: TcpStream,
+    pub tag: String,
+}
+
+impl Backend {
+    pub async fn listen() -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = socket.local_addr().expect("bound");
+        Self { socket, address }
+    }
+
+    /// A `[[backend]]` section for it.
+    pub fn section(&self, name: &str) -> String {
+        format!("[[backend]]\nname = \"{name}\"\naddress = \"{}\"\ntls = \"none\"\nforward_id = false\n", self.address)
+    }
+
+    pub async fn accept(&self) -> Call {
+        let (tcp, _) = soon("mailmux to call the backend", self.socket.accept()).await.expect("accepted");
+        tcp.set_nodelay(true).expect("an option");
+        Call { tcp, tag: String::new() }
+    }
+
+    /// Takes a call and lets the user in whatever its password; gives the line of the login, without its tag.
+    pub async fn let_in(&self) -> (Call, String) {
+        let mut call = self.accept().await;
+        call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] friendly\r\n").await;
+        let command = call.hear_command().await;
+        call.say(format!("{} OK [CAPABILITY IMAP4rev1 IDLE] in\r\n", call.tag).as_bytes()).await;
+        (call, command)
+    }
+
+    /// Nobody has called, and nobody is about to.
+    pub fn has_not_been_called(self) -> bool {
+        let std = self.socket.into_std().expect("a socket");
+        std.accept().is_err()
+    }
+
+    /// Lets everybody in who calls, for as long as the test lasts, and then says everything back.
+    pub fn echo_for_ever(self) {
+        tokio::spawn(async move {
+            loop {
+                let (mut call, _) = {
+                    let Ok((tcp, _)) = self.socket.accept().await else { return };
+                    (Call { tcp, tag: String::new() }, ())
+                };
+                tokio::spawn(async move {
+                    call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] friendly\r\n").await;
+                    call.hear_command().await;
+                    call.say(format!("{} OK [CAPABILITY IMAP4rev1 IDLE] in\r\n", call.tag).as_bytes()).await;
+                    let (mut read, mut write) = call.tcp.split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                });
+            }
+        });
+    }
+}
+
+impl Call {
+    pub async fn say(&mut self, bytes: &[u8]) {
+        // A peer that is gone shows in what the test expects next.
+        let _ = self.tcp.write_all(bytes).await;
+    }
+
+    /// Hears a command and remembers its tag.
+    pub async fn hear_command(&mut self) -> String {
+        let line = hear_line(&mut self.tcp, "the backend").await;
+        let (tag, command) = line.trim_end().split_once(' ').expect("a tag");
+        tag.clone_into(&mut self.tag);
+        command.to_owned()
+    }
+
+    pub async fn hear(&mut self, expected: &[u8]) {
+        hear(&mut self.tcp, "the backend", expected).await;
+    }
+
+    pub async fn hear_end(&mut self) -> Vec<u8> {
+        hear_end(&mut self.tcp, "the backend").await
+    }
+
+    /// Reads and forgets so many bytes.
+    pub async fn swallow(&mut self, mut bytes: usize) {
+        let mut buffer = vec![0; 64 * 1024];
+        while bytes > 0 {
+            let n = soon("the backend to be sent more", self.tcp.read(&mut buffer)).await.expect("a read");
+            assert!(n > 0, "the end, {bytes} bytes too early");
+            bytes -= n;
+        }
+    }
+}
