@@ -29,11 +29,11 @@ use crate::tally::{MOST_KEYS, Place, Rates, Tally};
 /// Wrong secrets remembered per user and network, so that the same one does not count twice.
 const REMEMBERED: usize = 10;
 /// How long after its last use a wrong secret is remembered.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60 * 60);
+const REMEMBERED_FOR: Duration = Duration::from_hours(1);
 /// Of more users and networks than this, wrong secrets are not remembered: each time counts then, also the same one's.
 const MOST_PASTS: usize = 100_000;
 /// How long a user is known in a network where it has logged in.
-const KNOWN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+const KNOWN_FOR: Duration = Duration::from_hours(24);
 /// In how many networks a user is known, the latest ones; so one account cannot take the room of all others.
 const MOST_NETWORKS: usize = 32;
 

@@ -23,7 +23,7 @@ const SHARED: usize = 4096;
 /// Forgetting looks at every key, so it is not done for each newcomer of a flood.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// However much was charged at once, a bucket is open again after this.
-const LONGEST_DEBT: Duration = Duration::from_secs(60 * 60);
+const LONGEST_DEBT: Duration = Duration::from_hours(1);
 
 /// A rate by key.
 pub struct Rates<K: Copy + Eq + Hash> {
@@ -144,8 +144,8 @@ impl<K: Copy + Eq + Hash> Store<K> {
     }
 
     fn shared_by(&self, key: &K) -> &InMemoryState {
-        // The remainder is below `SHARED`, whatever a `usize` is.
-        &self.shared[(self.hasher.hash_one(key) % SHARED as u64) as usize]
+        let [one, two, ..] = self.hasher.hash_one(key).to_le_bytes();
+        &self.shared[usize::from(u16::from_le_bytes([one, two])) % SHARED]
     }
 
     fn owe(&self, key: &K, amount: u64, longest: u64) {

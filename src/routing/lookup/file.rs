@@ -156,11 +156,11 @@ impl Mistakes {
     fn into_errors(mut self, text: &[u8]) -> Vec<MapError> {
         self.keep_first();
         let hidden = self.all - self.first.len();
-        let line = |at: u32| 1 + text[..wide(at)].iter().filter(|byte| **byte == b'\n').count();
+        let line = |at: u32| text[..wide(at)].split(|byte| *byte == b'\n').count();
         let shown = self.first.into_iter().map(|(at, message)| MapError { line: line(at), message });
         let mut errors: Vec<_> = shown.collect();
         if let Some(last) = errors.last_mut().filter(|_| hidden > 0) {
-            last.message.push_str(&format!(" (and {hidden} more mistakes in this file)"));
+            last.message += &format!(" (and {hidden} more mistakes in this file)");
         }
         errors
     }
