@@ -282,9 +282,9 @@ impl Ending {
             | Self::Limited(_)
             | Self::LoginTimeout
             | Self::IdleTimeout
-            | Self::Stopping
-            // Every LOGOUT ends so: the server says BYE and closes.
-            | Self::BackendClosed => tracing::Level::INFO,
+            // After LOGOUT it is the server that closes first.
+            | Self::BackendClosed
+            | Self::Stopping => tracing::Level::INFO,
         }
     }
 

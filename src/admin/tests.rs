@@ -1,1 +1,193 @@
+//! The admin port over real loopback sockets, spoken to in raw HTTP.
 
+#![expect(clippy::disallowed_methods, reason = "these sockets are the caller's, not a backend's")]
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zeroize::Zeroizing;
+
+use super::*;
+
+/// An admin port in a task of its own.
+struct Port {
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    phase: watch::Sender<Phase>,
+    ended: Arc<AtomicBool>,
+    server: JoinSet<()>,
+}
+
+impl Port {
+    async fn open(token: Option<&str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let metrics = Arc::new(Metrics::new().expect("no name twice"));
+        let (phase, seen) = watch::channel(Phase::Running);
+        let token = token.map(|token| Secret::new(Zeroizing::new(token.as_bytes().to_vec())).expect("clean"));
+        let state = State { metrics: Arc::clone(&metrics), phase: seen, token };
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut server = JoinSet::new();
+        let flag = Arc::clone(&ended);
+        server.spawn(async move {
+            serve(listener, state).await;
+            flag.store(true, Ordering::SeqCst);
+        });
+        Self { address, metrics, phase, ended, server }
+    }
+
+    /// Sends bytes as they are and reads until the port closes.
+    async fn raw(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.expect("accepted");
+        stream.write_all(request).await.expect("taken");
+        let mut answer = Vec::new();
+        // A reset behind an answer is as good as an end.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).expect("UTF-8")
+    }
+
+    async fn get(&self, path: &str, header: &str) -> String {
+        self.raw(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n").as_bytes()).await
+    }
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or("none")
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+#[tokio::test]
+async fn the_three_paths_answer_and_no_other() {
+    let port = Port::open(None).await;
+    port.metrics.accept_error();
+
+    let metrics = port.get("/metrics", "").await;
+    assert_eq!(status(&metrics), "200");
+    assert!(metrics.contains("\r\ncontent-type: text/plain; version=0.0.4\r\n"), "{metrics}");
+    assert!(body(&metrics).lines().any(|line| line == "mailmux_accept_errors_total 1"), "{metrics}");
+
+    let health = port.get("/healthz", "").await;
+    assert_eq!((status(&health), body(&health)), ("200", "ok"));
+
+    for path in ["/", "/metrics/", "/metrics/../metrics", "/api/v1/sessions", "/%2e", "//metrics"] {
+        assert_eq!(status(&port.get(path, "").await), "404", "{path}");
+    }
+    assert_eq!(status(&port.raw(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await), "405");
+}
+
+#[tokio::test]
+async fn readiness_follows_the_phase() {
+    let port = Port::open(None).await;
+    let ready = port.get("/readyz", "").await;
+    assert_eq!((status(&ready), body(&ready)), ("200", "ready"));
+    port.phase.send_replace(Phase::Draining);
+    let draining = port.get("/readyz", "").await;
+    assert_eq!((status(&draining), body(&draining)), ("503", "draining"));
+    assert_eq!(status(&port.get("/healthz", "").await), "200", "alive while draining");
+}
+
+#[tokio::test]
+async fn a_token_is_demanded_on_every_path() {
+    let port = Port::open(Some("s3cret")).await;
+    for path in ["/metrics", "/healthz", "/readyz", "/", "/unknown"] {
+        for header in [
+            "",
+            "Authorization: s3cret\r\n",
+            "Authorization: Bearer\r\n",
+            "Authorization: Bearer \r\n",
+            "Authorization: Bearer s3cre\r\n",
+            "Authorization: Bearer s3crets\r\n",
+            "Authorization: Bearer S3CRET\r\n",
+            "Authorization: Basic s3cret\r\n",
+            "Authorization: Bearer \u{fffd}\r\n",
+        ] {
+            let answer = port.get(path, header).await;
+            assert_eq!(status(&answer), "401", "{path} {header}");
+            assert!(answer.contains("www-authenticate: Bearer\r\n") && body(&answer).is_empty(), "{answer}");
+        }
+    }
+    for scheme in ["Bearer", "bearer"] {
+        let header = format!("Authorization: {scheme} s3cret\r\n");
+        assert_eq!(status(&port.get("/metrics", &header).await), "200");
+        assert_eq!(status(&port.get("/unknown", &header).await), "404");
+    }
+}
+
+#[tokio::test]
+async fn garbage_and_oversize_are_refused_within_bounds() {
+    let port = Port::open(None).await;
+    assert_eq!(status(&port.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n").await), "400");
+    let long = format!("X-Long: {}\r\n", "x".repeat(2 * BUFFER_BYTES));
+    assert_eq!(status(&port.get("/healthz", &long).await), "431");
+    assert_eq!(status(&port.get("/healthz", &"X-Many: x\r\n".repeat(HEADERS + 1)).await), "431");
+    let endless = format!("GET /{}", "x".repeat(3 * BUFFER_BYTES));
+    assert!(matches!(status(&port.raw(endless.as_bytes()).await), "414" | "431"));
+    assert_eq!(status(&port.get("/healthz", "").await), "200", "and it serves on");
+}
+
+#[tokio::test]
+async fn a_connection_is_one_request() {
+    let port = Port::open(None).await;
+    let two = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(port.raw(two).await.matches("HTTP/1.1").count(), 1);
+}
+
+#[tokio::test]
+async fn silent_callers_do_not_keep_others_out() {
+    let port = Port::open(None).await;
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS - 1 {
+        silent.push(TcpStream::connect(port.address).await.expect("accepted"));
+    }
+    assert_eq!(status(&port.get("/healthz", "").await), "200");
+}
+
+#[tokio::test]
+async fn a_full_house_lets_the_next_one_wait() {
+    let port = Port::open(None).await;
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS {
+        silent.push(TcpStream::connect(port.address).await.expect("accepted"));
+    }
+    let answer = port.get("/healthz", "");
+    tokio::pin!(answer);
+    let early = timeout(Duration::from_millis(50), &mut answer).await;
+    assert!(early.is_err(), "there was room for one more than {CONNECTIONS}");
+    silent.pop(); // nothing but a place was missing
+    assert_eq!(status(&answer.await), "200");
+}
+
+/// The clock jumps ahead once everybody waits, which here is for the rest of the request.
+#[tokio::test(start_paused = true)]
+async fn a_slow_caller_is_cut_off_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let mut slow = TcpStream::connect(address).await.expect("accepted");
+    slow.write_all(b"GET /healthz HT").await.expect("taken");
+    let (stream, _) = listener.accept().await.expect("there is one");
+    let (_phase, phase) = watch::channel(Phase::Running);
+    let state = State { metrics: Arc::new(Metrics::new().expect("no name twice")), phase, token: None };
+    let started = tokio::time::Instant::now();
+    answer(stream, TowerToHyperService::new(router(state))).await;
+    assert_eq!(started.elapsed().as_secs(), REQUEST_TIME.as_secs());
+    let mut nothing = Vec::new();
+    let _ = slow.read_to_end(&mut nothing).await;
+    assert_eq!(nothing, b"");
+}
+
+#[tokio::test]
+async fn a_stop_closes_the_port_and_waits_only_shortly() {
+    let mut port = Port::open(None).await;
+    let _silent = TcpStream::connect(port.address).await.expect("accepted");
+    port.phase.send_replace(Phase::Draining);
+    assert_eq!(status(&port.get("/healthz", "").await), "200");
+    assert!(!port.ended.load(Ordering::SeqCst), "it serves while draining");
+    port.phase.send_replace(Phase::Stopped);
+    let ended = timeout(Duration::from_secs(10), port.server.join_next()).await.expect("in time");
+    assert!(ended.is_some_and(|server| server.is_ok()));
+    assert!(TcpStream::connect(port.address).await.is_err(), "nobody listens any more");
+}

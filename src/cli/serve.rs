@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::File;
-use crate::config::{Config, Findings};
+use crate::config::{Config, Findings, host_and_port};
 use crate::process::{Phase, Signals, harden, start_log};
 use crate::server::{Plan, Server};
 
@@ -83,19 +83,15 @@ impl Serve {
     }
 
     fn build(&self, config: Config) -> Result<Server, StartError> {
-        let show = |findings| StartError::Configuration(self.file.show(findings));
+        // Without a file there are no places to show.
+        let show = |findings| match self.backend {
+            Some(_) => StartError::Configuration(Findings::new("mailmux".into(), String::new(), findings)),
+            None => StartError::Configuration(self.file.show(findings)),
+        };
         let plan = Plan::load(config).map_err(show)?;
         for warning in plan.warnings() {
             warn!(key = warning.site.as_ref().map(|site| site.key.as_str()), "{}", warning.message);
         }
         plan.bind().map_err(show)
     }
-}
-
-fn host_and_port(text: &str) -> Result<(String, u16), String> {
-    let wrong = || format!("{text:?} is not HOST:PORT; for IPv6 write [::1]:143");
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
-    if host.is_empty() { Err(wrong()) } else { Ok((host.to_owned(), port)) }
 }

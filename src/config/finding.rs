@@ -33,18 +33,18 @@ pub struct Finding {
 pub struct Findings {
     path: PathBuf,
     text: String,
-    findings: Vec<Finding>,
+    all: Vec<Finding>,
 }
 
 impl Findings {
     /// The mistakes found in the file with this path and text.
     pub fn new(path: PathBuf, text: String, findings: Vec<Finding>) -> Self {
-        Self { path, text, findings }
+        Self { path, text, all: findings }
     }
 
     /// The mistakes.
     pub fn findings(&self) -> &[Finding] {
-        &self.findings
+        &self.all
     }
 
     fn show(&self, finding: &Finding, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +69,7 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, finding) in self.findings.iter().enumerate() {
+        for (index, finding) in self.all.iter().enumerate() {
             if index > 0 {
                 f.write_char('\n')?;
             }

@@ -61,7 +61,7 @@ impl Config {
     /// # Errors
     /// Every mistake in it.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Findings> {
-        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
         let (file, findings) = match file::parse(text) {
             Ok(parsed) => parsed,
             Err(finding) => return Err(Findings::new(path.into(), text.into(), vec![finding])),

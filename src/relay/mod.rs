@@ -21,7 +21,7 @@ use copy::{Found, Half};
 const SCRATCH: usize = 64 * 1024;
 
 /// Longer than any process runs; keeps additions to an [`Instant`] from overflowing.
-const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+const FOREVER: Duration = Duration::from_hours(30 * 365 * 24);
 
 thread_local! {
     /// One buffer per worker, lent to whichever session is being polled.
@@ -68,7 +68,7 @@ where
 {
     let mut pair = Pair::new(client, backend, times);
     async move {
-        let mut timer = pin!(sleep_until(pair.deadline().0));
+        let mut alarm = pin!(sleep_until(pair.deadline().0));
         let mut stopped = pin!(stopped(&stop));
         let mut known_to: Option<Waker> = None;
         poll_fn(|cx| {
@@ -84,7 +84,7 @@ where
             if let Poll::Ready(ending) = pair.poll(cx) {
                 return Poll::Ready(pair.part(cx, ending));
             }
-            poll_deadline(cx, timer.as_mut(), &pair).map(|ending| pair.part(cx, ending))
+            poll_deadline(cx, alarm.as_mut(), &pair).map(|ending| pair.part(cx, ending))
         })
         .await
     }

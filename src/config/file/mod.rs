@@ -7,6 +7,7 @@
 
 mod tree;
 mod value;
+mod words;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -22,9 +23,8 @@ use super::{
 };
 
 pub(super) use tree::{Section, parse};
-pub(super) use value::{
-    ClientCertificates, HostName, HostPort, LookupKind, Name, PublicRoots, Text, UserText, WhoseLogin, Written, text,
-};
+pub(super) use value::{Count, HostName, HostPort, Name, Text, UserText, Written, text};
+pub(super) use words::{ClientCertificates, LookupKind, PublicRoots, WhoseLogin};
 
 /// A whole file. The lists keep the order of the file.
 #[derive(Debug)]
@@ -44,13 +44,13 @@ pub(super) struct File {
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Server {
-    pub(super) workers: Spanned<u16>,
+    pub(super) workers: Count<0, 1024>,
     pub(super) drain_timeout: Text<Duration>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { workers: unwritten(0), drain_timeout: Text(minutes(5)) }
+        Self { workers: Count(0), drain_timeout: Text(Duration::from_mins(5)) }
     }
 }
 
@@ -206,9 +206,9 @@ impl Default for Route {
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Limits {
-    pub(super) sessions: u32,
-    pub(super) sessions_per_network: u32,
-    pub(super) sessions_per_user: u32,
+    pub(super) sessions: Count<0, { u32::MAX }>,
+    pub(super) sessions_per_network: Count<0, { u32::MAX }>,
+    pub(super) sessions_per_user: Count<0, { u32::MAX }>,
     pub(super) connects_per_network: MaybeRate,
     pub(super) logins_per_user: MaybeRate,
     pub(super) failures_per_network: MaybeRate,
@@ -219,13 +219,13 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            sessions: 100_000,
-            sessions_per_network: 500,
-            sessions_per_user: 50,
+            sessions: Count(100_000),
+            sessions_per_network: Count(500),
+            sessions_per_user: Count(50),
             connects_per_network: rate(20, Duration::from_secs(1), 100),
             logins_per_user: rate(2, Duration::from_secs(1), 20),
-            failures_per_network: rate(10, minutes(1), 10),
-            failures_per_user: rate(10, minutes(1), 10),
+            failures_per_network: rate(10, Duration::from_mins(1), 10),
+            failures_per_user: rate(10, Duration::from_mins(1), 10),
             exempt: loopback().map(Text).into(),
         }
     }
@@ -256,7 +256,7 @@ impl Default for Timeouts {
             login: seconds(60),
             backend_connect: seconds(5),
             backend_login: seconds(30),
-            relay_idle: Written::default_of(minutes(35)),
+            relay_idle: Written::default_of(Duration::from_mins(35)),
             refusal_grid: Written::default_of(Duration::from_millis(500)),
         }
     }
@@ -291,10 +291,6 @@ impl Default for Log {
 /// A default stands nowhere in the file.
 fn unwritten<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
-}
-
-fn minutes(count: u64) -> Duration {
-    Duration::from_secs(count.saturating_mul(60))
 }
 
 fn rate(count: u32, unit: Duration, burst: u32) -> MaybeRate {

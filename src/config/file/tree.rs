@@ -101,7 +101,7 @@ impl Reader {
     /// Takes `[name]` out of the document.
     fn table<T: DeserializeOwned + Default>(&mut self, root: &mut DeTable<'_>, name: &str) -> Section<T> {
         match root.remove(name) {
-            Some(value) if value.get_ref().is_table() => self.section(name.into(), value),
+            Some(value) if value.get_ref().is_table() => self.section(name.into(), &value),
             Some(value) => {
                 self.report(name.into(), value.span(), format!("found {}\nexpected one table, [{name}]", a(&value)));
                 Section::absent(name, T::default())
@@ -127,7 +127,7 @@ impl Reader {
         for (index, element) in elements.into_iter().enumerate() {
             let path = format!("{name}[{index}]");
             if element.get_ref().is_table() {
-                sections.push(self.section(path, element));
+                sections.push(self.section(path, &element));
             } else {
                 self.report(path, element.span(), wrong(&element));
             }
@@ -136,7 +136,7 @@ impl Reader {
     }
 
     /// Reads one table, again and again, each time without the key that was wrong. Ends, because each round removes one.
-    fn section<T: DeserializeOwned + Default>(&mut self, path: String, table: Spanned<DeValue<'_>>) -> Section<T> {
+    fn section<T: DeserializeOwned + Default>(&mut self, path: String, table: &Spanned<DeValue<'_>>) -> Section<T> {
         let span = table.span();
         let mut rest = table.clone();
         let mut broken: Vec<String> = Vec::new();
@@ -228,7 +228,8 @@ fn explain(message: &str) -> String {
     if let Some(key) = message.strip_prefix("missing field ") {
         return format!("{key} is missing");
     }
-    if message.contains('\n') {
+    // Our own words; a key may hold anything, though, line breaks too.
+    if message.contains('\n') && !message.starts_with("unknown field ") {
         return message.into();
     }
     let (problem, expected) = match message.rsplit_once(", expected ") {
@@ -245,8 +246,14 @@ fn explain(message: &str) -> String {
             let words = words.trim_start_matches("one of ").replace('`', "").replace(" or ", ", ");
             format!("{problem}\nexpected one of: {words}")
         }
-        Some("u16") => format!("{problem}\nexpected a number from 0 to {}", u16::MAX),
-        Some("u32") => format!("{problem}\nexpected a number from 0 to {}", u32::MAX),
+        Some("a boolean") => format!(
+            "{problem}
+expected true or false"
+        ),
+        Some("a sequence") => format!(
+            "{problem}
+expected a list, [...]"
+        ),
         Some(expected) => format!("{problem}\nexpected {expected}"),
         None => problem,
     }

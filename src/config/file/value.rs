@@ -11,18 +11,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::MaybeRate;
-use crate::config::{
-    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, Mechanism, ProxyVersion, Rate, Rewrite, RewritePiece,
-    TlsVersion,
-};
+use crate::config::{Glob, Rate, Rewrite, RewritePiece};
 
 /// A deadline further away than this is a slip of the pen, and adding it to a clock could overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(365 * 24);
 /// Bounds the arithmetic of rates (nanoseconds in 64 bits: an hour times this still fits).
 const MOST_PER_UNIT: u32 = 1_000_000;
 /// What a reply line or a user name may hold.
@@ -78,7 +75,7 @@ impl<T: FromText> Visitor<'_> for TextVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&T::expected())
+        write!(f, "a string, {}", T::expected())
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
@@ -223,24 +220,19 @@ impl FromText for HostPort {
 
     fn from_text(text: &str) -> Result<Self, String> {
         let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} names no port"))?;
-        let port = match port.parse::<u16>() {
-            Ok(port) if port > 0 && !text.ends_with(char::is_whitespace) && !port_has_sign(text) => port,
-            _ => return Err(format!("{port:?} is not a port")),
-        };
+        if host.contains(':') && text.parse::<Ipv6Addr>().or_else(|_| host.parse()).is_ok() {
+            return Err(format!("{text:?} holds an IPv6 address without brackets"));
+        }
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse::<u16>().ok().filter(|port| digits && *port > 0);
+        let port = port.ok_or_else(|| format!("{text:?} does not end in a port"))?;
         if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             let address: Ipv6Addr = address.parse().map_err(plainly)?;
             return Ok(Self { host: address.to_string(), port });
         }
-        if host.contains(':') {
-            return Err(format!("{text:?} holds an IPv6 address without brackets"));
-        }
         let HostName(host) = HostName::from_text(host)?;
         Ok(Self { host, port })
     }
-}
-
-fn port_has_sign(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(_, port)| port.starts_with('+'))
 }
 
 /// Text that goes out on the wire as it is: what a rejected user reads, the name of a master user.
@@ -320,6 +312,7 @@ fn rewrite_pieces(text: &str) -> Result<Vec<RewritePiece>, String> {
 }
 
 /// `"20/s"`: the time from one to the next.
+#[derive(Debug)]
 struct Pace(Duration);
 
 impl FromText for Pace {
@@ -342,34 +335,35 @@ impl FromText for Pace {
     }
 }
 
-/// `0` would never let anybody in.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RateTable {
     rate: Text<Pace>,
-    burst: Burst,
+    burst: Count<1, MOST_PER_UNIT>,
 }
 
-struct Burst(NonZeroU32);
+/// A number within bounds.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::config) struct Count<const LEAST: u32, const MOST: u32>(pub(in crate::config) u32);
 
-impl<'de> Deserialize<'de> for Burst {
+impl<'de, const LEAST: u32, const MOST: u32> Deserialize<'de> for Count<LEAST, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_u32(BurstVisitor)
+        deserializer.deserialize_u32(CountVisitor)
     }
 }
 
-struct BurstVisitor;
+struct CountVisitor<const LEAST: u32, const MOST: u32>;
 
-impl Visitor<'_> for BurstVisitor {
-    type Value = Burst;
+impl<const LEAST: u32, const MOST: u32> Visitor<'_> for CountVisitor<LEAST, MOST> {
+    type Value = Count<LEAST, MOST>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a number from 1 to {MOST_PER_UNIT}")
+        write!(f, "a number from {LEAST} to {MOST}")
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Burst, E> {
-        let burst = u32::try_from(number).ok().filter(|burst| *burst <= MOST_PER_UNIT).and_then(NonZeroU32::new);
-        burst.map(Burst).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Signed(number), &self))
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+        let count = u32::try_from(number).ok().filter(|count| (LEAST..=MOST).contains(count));
+        count.map(Count).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
     }
 }
 
@@ -389,116 +383,136 @@ impl<'de> Visitor<'de> for RateVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<MaybeRate, E> {
-        if text == "off" { Ok(MaybeRate(None)) } else { Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)) }
+        if text == "off" { Ok(MaybeRate(None)) } else { Err(E::invalid_value(Unexpected::Str(text), &self)) }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MaybeRate, A::Error> {
-        let RateTable { rate: Text(Pace(every)), burst: Burst(burst) } =
+        let RateTable { rate: Text(Pace(every)), burst: Count(burst) } =
             RateTable::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(MaybeRate(Some(Rate { every, burst })))
+        Ok(MaybeRate(NonZeroU32::new(burst).map(|burst| Rate { every, burst })))
     }
 }
 
-/// A closed list of words.
-trait Words: Copy + 'static {
-    const WORDS: &'static [(&'static str, Self)];
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-impl<T: Words> FromText for T {
-    fn expected() -> String {
-        let words: Vec<_> = T::WORDS.iter().map(|(word, _)| *word).collect();
-        format!("one of: {}", words.join(", "))
+    use super::*;
+
+    fn read<T: FromText>(text: &str) -> Option<T> {
+        T::from_text(text).ok()
     }
 
-    fn from_text(text: &str) -> Result<Self, String> {
-        T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(String::new)
+    #[test]
+    fn durations_need_a_unit_and_an_end() {
+        assert_eq!(read::<Duration>("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(read::<Duration>("5m"), Some(Duration::from_mins(5)));
+        assert_eq!(read::<Duration>("1h 30m"), Some(Duration::from_mins(90)));
+        for text in ["", "30", "-1s", "5 parsecs", "366d", "99999999999999999999s"] {
+            assert_eq!(read::<Duration>(text), None, "{text}");
+        }
     }
-}
 
-impl Words for ListenerTls {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("implicit", Self::Implicit), ("starttls", Self::StartTls), ("none", Self::None)];
-}
+    #[test]
+    fn a_rate_is_the_time_from_one_to_the_next() {
+        let pace = |text| read::<Pace>(text).map(|pace| pace.0);
+        assert_eq!(pace("20/s"), Some(Duration::from_millis(50)));
+        assert_eq!(pace("10/m"), Some(Duration::from_secs(6)));
+        assert_eq!(pace("1/h"), Some(Duration::from_hours(1)));
+        assert_eq!(pace("1000000/s"), Some(Duration::from_micros(1)));
+        for text in
+            ["", "20", "0/s", "/s", "20/", "20/d", "+1/s", "1.5/s", "1000001/s", "99999999999/s", "20/s/s", " 1/s"]
+        {
+            assert_eq!(pace(text), None, "{text}");
+        }
+    }
 
-impl Words for Mechanism {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("PLAIN", Self::Plain),
-        ("LOGIN", Self::Login),
-        ("XOAUTH2", Self::XOAuth2),
-        ("OAUTHBEARER", Self::OAuthBearer),
-        ("SCRAM-SHA-1", Self::ScramSha1),
-        ("SCRAM-SHA-256", Self::ScramSha256),
-    ];
-}
+    #[test]
+    fn networks_and_single_addresses() {
+        let network = |text| read::<IpNet>(text).map(|network| network.to_string());
+        assert_eq!(network("10.0.0.0/8").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(network("192.0.2.7").as_deref(), Some("192.0.2.7/32"));
+        assert_eq!(network("2001:db8::7").as_deref(), Some("2001:db8::7/128"));
+        assert_eq!(network("::/0").as_deref(), Some("::/0"));
+        for text in ["", "10.0.0.0/33", "10.0.0.1/8", "10.0.0", "::ffff:10.0.0.1", "example.org"] {
+            assert_eq!(network(text), None, "{text}");
+        }
+    }
 
-impl Words for TlsVersion {
-    const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::V12), ("1.3", Self::V13)];
-}
+    #[test]
+    fn a_host_and_its_port() {
+        let address = |text| read::<HostPort>(text).map(|address| (address.host, address.port));
+        assert_eq!(address("mail.example.org:993"), Some(("mail.example.org".into(), 993)));
+        assert_eq!(address("192.0.2.7:143"), Some(("192.0.2.7".into(), 143)));
+        assert_eq!(address("[2001:DB8::7]:993"), Some(("2001:db8::7".into(), 993)));
+        let long = format!("{}:1", "a".repeat(64));
+        for text in
+            ["", ":1", "a", "a:", "a:0", "a:65536", "a:+1", "a:1 ", "::1:1", "[::1]", "[a]:1", "-a:1", "a..b:1", &long]
+        {
+            assert_eq!(address(text), None, "{text}");
+        }
+    }
 
-impl Words for CertificateName {
-    const WORDS: &'static [(&'static str, Self)] = &[("email", Self::Email), ("common_name", Self::CommonName)];
-}
+    #[test]
+    fn names_are_short_and_plain() {
+        assert!(read::<Name>("mx-1.example_A").is_some());
+        assert!(read::<Name>(&"a".repeat(64)).is_some());
+        for text in ["", "a b", "a\t", "é", &"a".repeat(65)] {
+            assert_eq!(read::<Name>(text), None, "{text}");
+        }
+    }
 
-impl Words for Option<ProxyVersion> {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
-}
+    #[test]
+    fn what_users_read_is_one_printable_line() {
+        assert!(read::<UserText>("Closed.").is_some());
+        assert!(read::<UserText>(&"a".repeat(200)).is_some());
+        for text in ["", "  ", "a\r\nb", "a\0", "\x1b[31m", "é", &"a".repeat(201)] {
+            assert_eq!(read::<UserText>(text), None, "{text:?}");
+        }
+    }
 
-impl Words for LogFormat {
-    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
-}
+    #[test]
+    fn patterns_are_cut_at_their_stars() {
+        let glob = |text| read::<Glob>(text).map(|glob| glob.0);
+        assert_eq!(glob("*@Example.org"), Some(vec![(*b"").into(), (*b"@example.org").into()]));
+        assert_eq!(glob("ann"), Some(vec![(*b"ann").into()]));
+        assert_eq!(glob(""), None);
+        assert_eq!(glob("a\0"), None);
+    }
 
-impl Words for LogLevel {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("error", Self::Error),
-        ("warn", Self::Warn),
-        ("info", Self::Info),
-        ("debug", Self::Debug),
-        ("trace", Self::Trace),
-    ];
-}
+    #[test]
+    fn a_rewrite_is_text_and_placeholders() {
+        use RewritePiece::{Domain, Local, Text, User};
+        let rewrite = |text| read::<Rewrite>(text).map(|rewrite| rewrite.0);
+        assert_eq!(rewrite("{local}"), Some(vec![Local]));
+        assert_eq!(rewrite("{user}"), Some(vec![User]));
+        assert_eq!(rewrite("x-{local}.{domain}"), Some(vec![Text("x-".into()), Local, Text(".".into()), Domain]));
+        assert_eq!(rewrite("{{{local}}}é"), Some(vec![Text("{".into()), Local, Text("}é".into())]));
+        for text in ["", "{", "}", "{local", "local}", "{mailbox}", "{ user }", "{}", "{local}\r\n"] {
+            assert_eq!(rewrite(text), None, "{text}");
+        }
+    }
 
-/// `client_auth`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) enum ClientCertificates {
-    Off,
-    Optional,
-    Required,
-}
+    proptest! {
+        #[test]
+        fn no_text_panics_and_every_refusal_says_what_is_expected(input in ".*") {
+            let refusals = [
+                text::<Duration>(&input).err(),
+                text::<Pace>(&input).err(),
+                text::<IpNet>(&input).err(),
+                text::<HostPort>(&input).err(),
+                text::<Rewrite>(&input).err(),
+                text::<Glob>(&input).err(),
+            ];
+            for refusal in refusals.into_iter().flatten() {
+                prop_assert!(refusal.contains("\nexpected "), "{}", refusal);
+            }
+        }
 
-impl Words for ClientCertificates {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)];
-}
-
-/// `roots`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) enum PublicRoots {
-    WebPki,
-    System,
-}
-
-impl Words for PublicRoots {
-    const WORDS: &'static [(&'static str, Self)] = &[("webpki", Self::WebPki), ("system", Self::System)];
-}
-
-/// A lookup's `type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) enum LookupKind {
-    File,
-}
-
-impl Words for LookupKind {
-    const WORDS: &'static [(&'static str, Self)] = &[("file", Self::File)];
-}
-
-/// A route's `login`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) enum WhoseLogin {
-    Passthrough,
-    Master,
-}
-
-impl Words for WhoseLogin {
-    const WORDS: &'static [(&'static str, Self)] = &[("passthrough", Self::Passthrough), ("master", Self::Master)];
+        #[test]
+        fn a_braced_text_is_itself(input in "[a-z{}]{1,40}") {
+            let escaped = input.replace('{', "{{").replace('}', "}}");
+            prop_assert_eq!(read::<Rewrite>(&escaped), Some(Rewrite(vec![RewritePiece::Text(input)])));
+        }
+    }
 }

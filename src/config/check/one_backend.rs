@@ -1,0 +1,104 @@
+//! The configuration without a file: `mailmux serve --backend HOST:PORT`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{limits, log, server, timeouts};
+use crate::config::{
+    Admin, At, Backend, BackendTls, ClientAuth, Config, Listener, ListenerTls, LoginAs, Roots, Route, Site, Target,
+    Tls, TlsClient, When, file,
+};
+
+/// See [`Config::for_one_backend`].
+pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
+    let site = |key: &str| Site { key: key.into(), span: 0..0 };
+    let listener = file::Listener::default();
+    let backend = file::Backend::default();
+    let client = TlsClient {
+        name: host.trim_end_matches('.').into(),
+        roots: Roots::WebPki,
+        client: None,
+        verify: backend.tls_verify(),
+    };
+    let loopback = host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    Config {
+        server: server(&file::Server::default()),
+        listeners: vec![Listener {
+            name: "imaps".into(),
+            address: At { value: (Ipv4Addr::LOCALHOST, 1993).into(), site: site("listener[0].address") },
+            tls: ListenerTls::Implicit,
+            allow_plaintext: false,
+            proxy_protocol_from: Vec::new(),
+            id_from: Vec::new(),
+            mechanisms: listener.mechanisms.iter().map(|mechanism| mechanism.value).collect(),
+        }],
+        tls: Tls {
+            min_version: file::Tls::default().min_version.0,
+            client_auth: ClientAuth::Off,
+            client_name: file::Tls::default().client_name.0,
+            certificates: Vec::new(),
+            directory: None,
+        },
+        backends: vec![Backend {
+            name: "backend".into(),
+            host: host.into(),
+            port,
+            site: site("backend[0].address"),
+            tls: match port {
+                993 => BackendTls::Implicit(client),
+                _ if loopback => BackendTls::None,
+                _ => BackendTls::StartTls(client),
+            },
+            proxy_protocol: backend.proxy_protocol.0,
+            forward_id: backend.forward_id,
+            source: Vec::new(),
+        }],
+        lookups: Vec::new(),
+        routes: vec![Route {
+            when: When::default(),
+            target: Target::Backend(0),
+            rewrite: None,
+            login: LoginAs::Passthrough,
+        }],
+        limits: limits(&file::Limits::default()),
+        timeouts: timeouts(&file::Timeouts::default()),
+        admin: Some(Admin {
+            address: At { value: file::Admin::default().address.value, site: site("admin.address") },
+            token_file: None,
+        }),
+        log: log(&file::Log::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_towards_the_one_backend_goes_by_its_port() {
+        let tls = |host, port| Config::for_one_backend(host, port).backends.remove(0).tls;
+        assert!(matches!(tls("mail.example.org", 993), BackendTls::Implicit(client) if client.verify));
+        assert!(
+            matches!(tls("mail.example.org", 143), BackendTls::StartTls(client) if client.name == "mail.example.org")
+        );
+        assert!(matches!(tls("127.0.0.1", 993), BackendTls::Implicit(_)));
+        for host in ["127.0.0.1", "::1", "localhost"] {
+            assert!(matches!(tls(host, 14301), BackendTls::None), "{host}");
+        }
+    }
+
+    #[test]
+    fn one_backend_has_the_defaults_of_a_file() {
+        let file = "[[listener]]\nname = \"imaps\"\naddress = \"127.0.0.1:1993\"\n[tls]\ndirectory = \"x\"\n\
+                    [[backend]]\nname = \"backend\"\naddress = \"127.0.0.1:143\"\ntls = \"none\"\n\
+                    [[route]]\nbackend = \"backend\"\n[admin]\n";
+        let from_file = Config::parse(file, std::path::Path::new("x.toml")).expect("good");
+        let config = Config::for_one_backend("127.0.0.1", 143);
+        assert_eq!(format!("{:?}", config.limits), format!("{:?}", from_file.limits));
+        assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", from_file.timeouts));
+        assert_eq!(format!("{:?}", config.server), format!("{:?}", from_file.server));
+        assert_eq!(config.listeners[0].mechanisms, from_file.listeners[0].mechanisms);
+        assert_eq!(config.listeners[0].address.value, from_file.listeners[0].address.value);
+        assert_eq!(config.admin.map(|admin| admin.address.value), from_file.admin.map(|admin| admin.address.value));
+    }
+}
