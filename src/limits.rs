@@ -250,8 +250,8 @@ mod tests {
     use super::*;
     use crate::imap::{Credentials, Mechanism, Secret, UserName};
 
-    fn rate(burst: u32) -> Option<config::Rate> {
-        Some(config::Rate { every: Duration::from_secs(6), burst: NonZeroU32::new(burst).expect("positive") })
+    fn rate(burst: u32) -> config::Rate {
+        config::Rate { every: Duration::from_secs(6), burst: NonZeroU32::new(burst).expect("positive") }
     }
 
     fn limits() -> config::Limits {
@@ -296,7 +296,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn attempts_have_a_rate() {
-        let limits = Limits::new(&config::Limits { logins_per_user: rate(2), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { logins_per_user: Some(rate(2)), ..limits() }).expect("a key");
         let (ann, client) = (login("ann", "x"), ip("192.0.2.1"));
         assert_eq!(limits.check(&ann, client), Ok(()));
         assert_eq!(limits.check(&ann, client), Ok(()));
@@ -308,7 +308,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_wrong_password_counts_once() {
-        let limits = Limits::new(&config::Limits { failures_per_user: rate(3), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { failures_per_user: Some(rate(3)), ..limits() }).expect("a key");
         let client = ip("192.0.2.1");
         for _ in 0..100 {
             limits.failed(&login("ann", "old"), client);
@@ -325,7 +325,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn others_do_not_lock_a_user_out_where_it_is_known() {
-        let limits = Limits::new(&config::Limits { failures_per_user: rate(3), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { failures_per_user: Some(rate(3)), ..limits() }).expect("a key");
         let (home, attacker) = (ip("192.0.2.1"), ip("203.0.113.9"));
         limits.succeeded(&login("ann", "right"), home);
         for guess in 0..20 {
@@ -341,7 +341,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_network_is_forgiven_when_somebody_logs_in_from_it() {
-        let limits = Limits::new(&config::Limits { failures_per_network: rate(3), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { failures_per_network: Some(rate(3)), ..limits() }).expect("a key");
         let (one, other) = (ip("2001:db8:1:2::1"), ip("2001:db8:1:2::2"));
         for user in ["ann", "bob", "cid"] {
             limits.failed(&login(user, "guess"), one);
@@ -354,7 +354,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_exempt_network_is_not_held_liable() {
-        let all = config::Limits { failures_per_network: rate(1), failures_per_user: rate(1), ..limits() };
+        let all = config::Limits { failures_per_network: Some(rate(1)), failures_per_user: Some(rate(1)), ..limits() };
         let limits = Limits::new(&all).expect("a key");
         limits.failed(&login("ann", "a"), ip("127.0.0.1"));
         limits.failed(&login("ann", "b"), ip("127.0.0.1"));
@@ -363,8 +363,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_over_is_forgotten() {
-        let all = config::Limits { failures_per_network: rate(2), failures_per_user: rate(2), ..limits() };
-        let limits = Limits::new(&config::Limits { logins_per_user: rate(2), ..all }).expect("a key");
+        let all = config::Limits { failures_per_network: Some(rate(2)), failures_per_user: Some(rate(2)), ..limits() };
+        let limits = Limits::new(&config::Limits { logins_per_user: Some(rate(2)), ..all }).expect("a key");
         for user in 0..50 {
             let login = login(&user.to_string(), "x");
             let client = ip(&format!("192.0.2.{user}"));
@@ -380,7 +380,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_guesses_at_once_are_paid_for_one_by_one() {
-        let limits = Limits::new(&config::Limits { failures_per_network: rate(3), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { failures_per_network: Some(rate(3)), ..limits() }).expect("a key");
         let client = ip("192.0.2.1");
         let guesses: Vec<_> = (0..50).map(|guess| login("ann", &guess.to_string())).collect();
         assert!(guesses.iter().all(|guess| limits.check(guess, client).is_ok()), "none has failed yet");
@@ -395,7 +395,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_old_password_between_guesses_stays_known() {
-        let limits = Limits::new(&config::Limits { failures_per_user: rate(30), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { failures_per_user: Some(rate(30)), ..limits() }).expect("a key");
         let client = ip("192.0.2.1");
         for guess in 0..29 {
             limits.failed(&login("ann", &guess.to_string()), client);
@@ -412,7 +412,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn neighbours_behind_one_address_do_not_lock_a_known_user_out() {
-        let both = config::Limits { failures_per_network: rate(3), failures_per_user: rate(3), ..limits() };
+        let both = config::Limits { failures_per_network: Some(rate(3)), failures_per_user: Some(rate(3)), ..limits() };
         let limits = Limits::new(&both).expect("a key");
         let shared = ip("192.0.2.1");
         limits.succeeded(&login("ann", "right"), shared);
@@ -430,7 +430,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn strangers_cannot_use_up_the_attempts_of_a_known_user() {
-        let limits = Limits::new(&config::Limits { logins_per_user: rate(2), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { logins_per_user: Some(rate(2)), ..limits() }).expect("a key");
         let (home, attacker) = (ip("2001:db8:1:2::1"), ip("203.0.113.9"));
         limits.succeeded(&login("ann", "right"), home);
         while limits.check(&login("Ann", "one wrong password"), attacker).is_ok() {}
@@ -440,7 +440,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_mapped_into_ipv6_is_the_ipv4_address() {
-        let limits = Limits::new(&config::Limits { failures_per_network: rate(1), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { failures_per_network: Some(rate(1)), ..limits() }).expect("a key");
         limits.failed(&login("ann", "guess"), ip("::ffff:192.0.2.1"));
         assert_eq!(limits.check(&login("bob", "x"), ip("192.0.2.1")), Err(Limit::FailuresPerNetwork));
         limits.failed(&login("ann", "guess"), ip("::ffff:127.0.0.1"));
@@ -462,7 +462,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_strangers_make_up_takes_bounded_memory() {
-        let all = config::Limits { failures_per_network: rate(2), failures_per_user: rate(2), ..limits() };
+        let all = config::Limits { failures_per_network: Some(rate(2)), failures_per_user: Some(rate(2)), ..limits() };
         let limits = Limits::new(&all).expect("a key");
         for n in 0..=MOST_PASTS {
             let key = (n as u128).to_be_bytes().last_chunk().copied().unwrap_or_default();
@@ -479,7 +479,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_user_is_known_in_its_latest_networks() {
-        let limits = Limits::new(&config::Limits { failures_per_user: rate(1), ..limits() }).expect("a key");
+        let limits = Limits::new(&config::Limits { failures_per_user: Some(rate(1)), ..limits() }).expect("a key");
         let ann = login("ann", "right");
         for last in 0..=MOST_NETWORKS {
             limits.succeeded(&ann, ip(&format!("192.0.2.{last}")));
@@ -491,8 +491,8 @@ mod tests {
 
     #[test]
     fn threads_do_not_wait_for_one_another_for_ever() {
-        let all = config::Limits { failures_per_network: rate(2), failures_per_user: rate(2), ..limits() };
-        let limits = Limits::new(&config::Limits { logins_per_user: rate(2), ..all }).expect("a key");
+        let all = config::Limits { failures_per_network: Some(rate(2)), failures_per_user: Some(rate(2)), ..limits() };
+        let limits = Limits::new(&config::Limits { logins_per_user: Some(rate(2)), ..all }).expect("a key");
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let limits = &limits;
