@@ -1,7 +1,7 @@
 //! Who is let in at all: sessions in all and per network, and the rate of new ones. Cheap, and before TLS. Not here:
 //! anything about users (`limits.rs`), what is said to those who are turned away.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::config;
 use crate::network::{is_in, network_of};
 use crate::outcome::Limit;
-use crate::tally::{Place, Rates, Tally, Verdict};
+use crate::tally::{Place, Rates, Tally};
 
 /// Counts sessions.
 pub struct Admission {
@@ -33,7 +33,7 @@ pub struct Permit {
 impl Admission {
     /// Nobody is in yet.
     pub fn new(limits: &config::Limits) -> Self {
-        let rates = |rate: config::Rate| Rates::new(rate.every, rate.burst, Ipv6Addr::UNSPECIFIED.into());
+        let rates = |rate: config::Rate| Rates::new(rate.every, rate.burst);
         Self {
             all: Tally::new(limits.sessions),
             by_network: Tally::new(limits.sessions_per_network),
@@ -54,7 +54,7 @@ impl Admission {
         }
         let network = network_of(client);
         if let Some(connects) = &self.connects
-            && matches!(connects.take(&network), Verdict::Over(_))
+            && !connects.take(network)
         {
             return Err(Limit::ConnectsPerNetwork);
         }

@@ -156,11 +156,11 @@ impl Mistakes {
     fn into_errors(mut self, text: &[u8]) -> Vec<MapError> {
         self.keep_first();
         let hidden = self.all - self.first.len();
-        let line = |at: u32| 1 + text[..wide(at)].iter().filter(|byte| **byte == b'\n').count();
+        let line = |at: u32| text[..wide(at)].split(|byte| *byte == b'\n').count();
         let shown = self.first.into_iter().map(|(at, message)| MapError { line: line(at), message });
         let mut errors: Vec<_> = shown.collect();
         if let Some(last) = errors.last_mut().filter(|_| hidden > 0) {
-            last.message.push_str(&format!(" (and {hidden} more mistakes in this file)"));
+            last.message = format!("{} (and {hidden} more mistakes in this file)", last.message);
         }
         errors
     }
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_file_pasted_twice_is_told_from_its_second_half_on() {
-        let half: String = (0..2000).map(|n| format!("user{n}\tblue\n")).collect();
+        let half = (0..2000).map(|n| format!("user{n}\tblue\n")).collect::<Vec<_>>().concat();
         let errors = Map::parse(half.repeat(2).into_bytes(), &BACKENDS).err().expect("mistakes");
         assert_eq!(errors.len(), 20);
         assert_eq!(errors[0].to_string(), "2001: the user \"user0\" stands in the file twice");
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_map_holds_the_file_and_four_bytes_per_line() {
-        let text: String = (0..1000).map(|n| format!("user{n}@example.org\tblue\n")).collect();
+        let text = (0..1000).map(|n| format!("user{n}@example.org\tblue\n")).collect::<Vec<_>>().concat();
         let map = map(&text);
         assert_eq!((map.text.len(), map.lines.len()), (text.len(), 1000));
         assert_eq!(find(&map, "USER999@example.org"), Some((0, None)));

@@ -1,0 +1,311 @@
+//! Rates by a key, governor's cell rate algorithm over a store of our own: one that can be looked at without taking
+//! anything, that forgives, and whose memory is bounded whatever keys an attacker makes up. Not here: what is counted.
+
+use std::convert::Infallible;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::keyed::{DashMapStateStore, ShrinkableKeyedStateStore};
+use governor::state::{InMemoryState, NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+use tokio::time::Instant;
+
+/// More keys than this are not told apart: newcomers share [`SHARED`] buckets until old keys can be forgotten.
+pub const MOST_KEYS: usize = 1_000_000;
+/// Which of them a newcomer gets is chosen by a keyed hash, so that an attacker cannot pick the one of a victim.
+const SHARED: usize = 4096;
+/// Forgetting looks at every key, so it is not done for each newcomer of a flood.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// However much was charged at once, a bucket is open again after this.
+const LONGEST_DEBT: Duration = Duration::from_hours(1);
+
+/// A rate by key.
+pub struct Rates<K: Copy + Eq + Hash> {
+    limiter: RateLimiter<Ask<K>, Shared<K>, Ticks, NoOpMiddleware<Nanos>>,
+    store: Arc<Store<K>>,
+    every: Duration,
+    clock: Ticks,
+    /// When keys were last forgotten because there were too many, in the clock's nanoseconds.
+    forgot_at: AtomicU64,
+}
+
+/// What the store is asked; governor itself knows only taking.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Ask<K> {
+    Take(K),
+    Look(K),
+}
+
+/// The buckets.
+struct Store<K: Copy + Eq + Hash> {
+    own: DashMapStateStore<K>,
+    shared: Box<[InMemoryState]>,
+    hasher: RandomState,
+    most: usize,
+    /// A newcomer found no place of its own.
+    is_crowded: AtomicBool,
+}
+
+/// The store as governor holds it.
+struct Shared<K: Copy + Eq + Hash>(Arc<Store<K>>);
+
+/// The one clock of the program, as governor wants it.
+#[derive(Debug, Clone)]
+struct Ticks {
+    since: Instant,
+}
+
+impl<K: Copy + Eq + Hash> Rates<K> {
+    /// Full buckets; `None` when `every` is zero, which is no rate.
+    pub fn new(every: Duration, burst: NonZeroU32) -> Option<Self> {
+        Self::with_most(every, burst, MOST_KEYS)
+    }
+
+    fn with_most(every: Duration, burst: NonZeroU32, most: usize) -> Option<Self> {
+        let clock = Ticks { since: Instant::now() };
+        let store = Arc::new(Store {
+            own: DashMapStateStore::default(),
+            shared: std::iter::repeat_with(InMemoryState::default).take(SHARED).collect(),
+            hasher: RandomState::new(),
+            most,
+            is_crowded: AtomicBool::new(false),
+        });
+        let quota = Quota::with_period(every)?.allow_burst(burst);
+        let limiter = RateLimiter::new(quota, Shared(Arc::clone(&store)), clock.clone());
+        Some(Self { limiter, store, every, clock, forgot_at: AtomicU64::new(0) })
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&self, key: K) -> bool {
+        let is_taken = self.limiter.check_key(&Ask::Take(key)).is_ok();
+        self.make_room();
+        is_taken
+    }
+
+    /// Whether there is one to take.
+    pub fn has_one(&self, key: K) -> bool {
+        self.limiter.check_key(&Ask::Look(key)).is_ok()
+    }
+
+    /// Takes one even if there is none: the bucket stays empty for so much longer. Without that, whoever looks with many
+    /// connections at once and only then takes would pay for one and get them all.
+    pub fn charge(&self, key: K) {
+        if !self.take(key) {
+            let longest = nanos(self.clock.since.elapsed() + LONGEST_DEBT);
+            self.store.owe(&key, nanos(self.every), longest);
+        }
+    }
+
+    /// Fills the bucket.
+    pub fn forgive(&self, key: K) {
+        self.store.own.remove(&key);
+    }
+
+    /// Forgets the keys whose buckets are full again.
+    pub fn sweep(&self) {
+        self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+
+    /// How many keys have a bucket of their own.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.limiter.len()
+    }
+
+    fn make_room(&self) {
+        if !self.store.is_crowded.load(Ordering::Relaxed) {
+            return;
+        }
+        let (now, last) = (nanos(self.clock.since.elapsed()), self.forgot_at.load(Ordering::Relaxed));
+        if now.saturating_sub(last) >= nanos(FORGET_EVERY)
+            && self.forgot_at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.store.is_crowded.store(false, Ordering::Relaxed);
+            self.sweep();
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Store<K> {
+    /// Whether this key has a bucket of its own, or may get one.
+    fn has_place(&self, key: &K) -> bool {
+        let has_place = self.own.contains_key(key) || self.own.len() < self.most;
+        if !has_place {
+            self.is_crowded.store(true, Ordering::Relaxed);
+        }
+        has_place
+    }
+
+    fn shared_by(&self, key: &K) -> &InMemoryState {
+        let [one, two, ..] = self.hasher.hash_one(key).to_le_bytes();
+        &self.shared[usize::from(u16::from_le_bytes([one, two])) % SHARED]
+    }
+
+    fn owe(&self, key: &K, amount: u64, longest: u64) {
+        let later = |until: Option<Nanos>| {
+            let until = until.map_or(0, Nanos::as_u64);
+            Ok::<_, Infallible>(((), Nanos::new(until.saturating_add(amount).min(longest.max(until)))))
+        };
+        let Ok(()) = if self.has_place(key) {
+            self.own.measure_and_replace(key, later)
+        } else {
+            self.shared_by(key).measure_and_replace(&NotKeyed::NonKey, later)
+        };
+    }
+}
+
+impl<K: Copy + Eq + Hash> StateStore for Shared<K> {
+    type Key = Ask<K>;
+
+    fn measure_and_replace<T, F, E>(&self, ask: &Ask<K>, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let store = &*self.0;
+        match ask {
+            Ask::Take(key) if store.has_place(key) => store.own.measure_and_replace(key, decide),
+            Ask::Take(key) => store.shared_by(key).measure_and_replace(&NotKeyed::NonKey, decide),
+            Ask::Look(key) => {
+                if let Some(bucket) = store.own.get(key) {
+                    look(&bucket, decide)
+                } else if store.own.len() < store.most {
+                    decide(None).map(|(verdict, _)| verdict)
+                } else {
+                    look(store.shared_by(key), decide)
+                }
+            }
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> ShrinkableKeyedStateStore<Ask<K>> for Shared<K> {
+    fn retain_recent(&self, drop_below: Nanos) {
+        self.0.own.retain_recent(drop_below);
+    }
+
+    fn shrink_to_fit(&self) {
+        self.0.own.shrink_to_fit();
+    }
+
+    fn len(&self) -> usize {
+        self.0.own.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.own.is_empty()
+    }
+}
+
+impl Clock for Ticks {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(nanos(self.since.elapsed()))
+    }
+}
+
+/// The verdict without its effect: a bucket keeps what it has when the decision is handed to it as an error.
+fn look<T, E>(bucket: &InMemoryState, decide: impl Fn(Option<Nanos>) -> Result<(T, Nanos), E>) -> Result<T, E> {
+    let refuse = |state: Option<Nanos>| Err::<(Infallible, Nanos), _>(decide(state));
+    match bucket.measure_and_replace(&NotKeyed::NonKey, refuse) {
+        Ok(never) => match never {},
+        Err(decision) => decision.map(|(verdict, _)| verdict),
+    }
+}
+
+/// Good for 584 years.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(6);
+
+    fn rates(burst: u32, most: usize) -> Rates<u32> {
+        Rates::with_most(EVERY, NonZeroU32::new(burst).expect("positive"), most).expect("a rate")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_then_the_rate() {
+        let rates = rates(2, 10);
+        assert!(rates.take(1) && rates.take(1) && !rates.take(1));
+        assert!(rates.take(2), "another key has its own bucket");
+        tokio::time::advance(Duration::from_millis(5999)).await;
+        assert!(!rates.take(1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(rates.take(1) && !rates.take(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_takes_nothing_and_remembers_nothing() {
+        let rates = rates(1, 10);
+        assert!((0..100).all(|_| rates.has_one(1)));
+        assert_eq!(rates.len(), 0);
+        assert!(rates.take(1) && !rates.has_one(1));
+        tokio::time::advance(EVERY).await;
+        assert!(rates.has_one(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_charged_beyond_the_burst_is_owed_but_not_for_ever() {
+        let rates = rates(2, 10);
+        for _ in 0..5 {
+            rates.charge(1);
+        }
+        tokio::time::advance(EVERY * 3).await;
+        assert!(!rates.has_one(1), "three were owed");
+        tokio::time::advance(EVERY).await;
+        assert!(rates.has_one(1));
+        for _ in 0..100_000 {
+            rates.charge(1);
+        }
+        tokio::time::advance(LONGEST_DEBT).await;
+        assert!(rates.has_one(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_forgiven_begins_anew() {
+        let rates = rates(2, 10);
+        for _ in 0..10 {
+            rates.charge(1);
+        }
+        rates.forgive(1);
+        assert!(rates.take(1) && rates.take(1) && !rates.take(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn full_buckets_are_forgotten_and_others_are_not() {
+        let rates = rates(2, 10);
+        assert!(rates.take(1));
+        tokio::time::advance(EVERY * 3).await;
+        assert!(rates.take(2) && rates.take(2));
+        rates.sweep();
+        assert_eq!(rates.len(), 1);
+        assert!(!rates.take(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_keys_takes_no_more_memory_and_is_still_limited() {
+        let rates = rates(1, 100);
+        let taken = (0..100_000).filter(|key| rates.take(*key)).count();
+        assert_eq!(rates.len(), 100);
+        assert!(taken <= 100 + SHARED, "{taken} got through");
+        assert!(!rates.take(5), "who has a bucket of its own keeps it");
+        assert!((200_000..201_000).any(|key| !rates.has_one(key)), "newcomers look into shared buckets");
+        tokio::time::advance(FORGET_EVERY + EVERY).await;
+        // The first newcomer notices that there is no room, and makes it for those behind.
+        rates.take(300_000);
+        assert!(rates.take(300_001) && !rates.take(300_001));
+        assert_eq!(rates.len(), 1);
+    }
+}
