@@ -85,7 +85,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     pub async fn challenge(&mut self, challenge: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, Ending> {
         self.machine.challenge(challenge, &mut self.out);
         match self.event().await? {
-            Event::Answer(answer) => Ok(answer),
+            Event::Answer(Some(answer)) => Ok(Some(answer)),
+            Event::Answer(None) => {
+                // The backend takes its time to hear of it; the client need not wait for that.
+                self.flush().await?;
+                Ok(None)
+            }
             Event::End(ending) => Err(self.end(ending).await),
             Event::Login(_) | Event::StartTls { .. } | Event::Id(_) => Err(Ending::Internal),
         }

@@ -144,7 +144,7 @@ class Case(unittest.TestCase):
     @classmethod
     def config(cls):
         backends = "".join(
-            f'[[backend]]\nname = "{name}"\naddress = "127.0.0.1:{backend.port}"\n'
+            f'[[backend]]\nname = "{name}"\naddress = "127.0.0.1:{backend.port}"\ntls = "none"\n'
             for name, backend in cls.backends.items()
         )
         return f"""
