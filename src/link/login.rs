@@ -245,11 +245,11 @@ fn plan(offered: &Capabilities, route: &Route, login: &Login) -> Result<Plan, Li
             Err(LinkError::unsupported("a client's certificate proves nothing to a backend"))
         }
         (LoginAs::Client, Credentials::Password(password)) => with_password(offered, route, login, password),
+        (LoginAs::Client, Credentials::ScramFirst(first)) => with_scram(offered, route, login, first),
         (LoginAs::Client, _) if login.authzid.is_some() => {
             Err(LinkError::unsupported("acting as somebody else needs PLAIN"))
         }
         (LoginAs::Client, Credentials::Token(token)) => with_token(offered, route, login, token),
-        (LoginAs::Client, Credentials::ScramFirst(first)) => with_scram(offered, route, login, first),
     }
 }
 
@@ -295,7 +295,8 @@ fn with_scram(offered: &Capabilities, route: &Route, login: &Login, first: &Secr
     if !offered.auth(mechanism) {
         return Err(LinkError::unsupported(format!("it does not offer {mechanism}")));
     }
-    if route.user != login.user {
+    // Both names are in the message that is passed on (mbsync, for one, sends them both).
+    if route.user != *login.authzid.as_ref().unwrap_or(&login.user) {
         return Err(LinkError::unsupported("the user name is part of what SCRAM signs and cannot be rewritten"));
     }
     Ok(Plan::Message(mechanism, Zeroizing::new(first.reveal().to_vec()), Some(Kind::Scram)))

@@ -371,8 +371,13 @@ async fn scram_needs_the_clients_own_name_and_its_own_proof() {
     let rewritten = Route { user: user("ann@example.org"), ..route() };
     assert_eq!(refused(&[SCRAM, Hear(b"")], &rewritten, &scram()).await.refusal, Refusal::Unsupported);
     assert_eq!(refused(&[PLAIN_IR, Hear(b"")], &route(), &scram()).await.refusal, Refusal::Unsupported);
-    let early = refused(&[SCRAM, SCRAM_FIRST, LET_IN], &route(), &scram()).await;
-    assert_eq!(early.kind, Some(BackendError::Protocol), "{early}");
+    // A client may name itself twice; nobody else.
+    for login in [scram(), Login { authzid: Some(user("ann")), ..scram() }] {
+        let early = refused(&[SCRAM, SCRAM_FIRST, LET_IN], &route(), &login).await;
+        assert_eq!(early.kind, Some(BackendError::Protocol), "{early}");
+    }
+    let bob = Login { authzid: Some(user("bob")), ..scram() };
+    assert_eq!(refused(&[SCRAM, Hear(b"")], &route(), &bob).await.refusal, Refusal::Unsupported);
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,7 +63,8 @@ Patterns Copied
 Create Near
 SyncState *
 """)
-        subprocess.run(["mbsync", "-c", self.folder / "mbsyncrc", "all"], check=True, capture_output=True)
+        done = subprocess.run(["mbsync", "-c", self.folder / "mbsyncrc", "all"], capture_output=True)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
         there = self.hashes(self.backends["green"].maildir("cid@example.org") / ".Copied", b"")
         # mbsync marks each copy with a header of its own and stores line ends as Unix does.
         here = self.hashes(copy / "Copied", b"X-TUID")

@@ -1,0 +1,125 @@
+//! What operators see: the admin port.
+
+use std::path::Path;
+
+use mailmux::process::Phase;
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, GREETING};
+use crate::support::server::Running;
+use crate::support::show;
+
+async fn world(more: &str) -> (Running, Backend) {
+    let backend = Backend::listen().await;
+    let config = format!(
+        "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n{}[[route]]\nbackend = \"blue\"\n{more}",
+        backend.section("blue")
+    );
+    (Running::start(Path::new("."), &config), backend)
+}
+
+#[tokio::test]
+async fn every_series_is_there_from_the_start() {
+    let (server, _backend) = world("").await;
+    let (status, text) = server.get("/metrics", "").await;
+    assert_eq!(status, 200);
+    for series in [
+        "mailmux_build_info{version=\"",
+        "mailmux_sessions{listener=\"plain\"} 0",
+        "mailmux_sessions_total{listener=\"plain\"} 0",
+        "mailmux_session_seconds_count{backend=\"blue\"} 0",
+        "mailmux_tls_handshakes_total{listener=\"plain\",outcome=\"ok\",version=\"1.3\"} 0",
+        "mailmux_tls_handshake_seconds_count{listener=\"plain\"} 0",
+        "mailmux_logins_total{mechanism=\"PLAIN\",outcome=\"bad_credentials\"} 0",
+        "mailmux_login_seconds_count{backend=\"blue\"} 0",
+        "mailmux_relay_bytes_total{backend=\"blue\",direction=\"to_client\"} 0",
+        "mailmux_backend_up{backend=\"blue\"} 1",
+        "mailmux_backend_links{backend=\"blue\",state=\"active\"} 0",
+        "mailmux_backend_connect_seconds_count{backend=\"blue\"} 0",
+        "mailmux_backend_errors_total{backend=\"blue\",kind=\"timeout\"} 0",
+        "mailmux_limited_total{limit=\"sessions_per_user\"} 0",
+        "mailmux_sessions_closed_total{reason=\"idle_timeout\",side=\"mailmux\"} 0",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+    ] {
+        assert!(text.contains(series), "{series} is missing in:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_happens_moves_them() {
+    let (server, backend) = world("").await;
+    let mut client = Client::connect(server.at("plain")).await;
+    client.hear(GREETING).await;
+    client.say("a LOGIN ann wrong\r\n").await;
+    let mut call = backend.accept().await;
+    call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] x\r\n").await;
+    call.hear_command().await;
+    call.say(format!("{} NO wrong\r\n", call.tag).as_bytes()).await;
+    client.hear("a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n").await;
+    client.say("b LOGIN ann pass\r\n").await;
+    let (mut call, _) = backend.let_in().await;
+    client.hear("b OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+    server.until_metric("mailmux_backend_links{backend=\"blue\",state=\"active\"}", 1.0).await;
+    client.say("c NOOP\r\n").await;
+    call.hear(b"c NOOP\r\n").await;
+    call.say(b"c OK done\r\n").await;
+    client.hear("c OK done\r\n").await;
+    drop(client);
+    call.hear_end().await;
+    drop(call);
+    for (series, value) in [
+        ("mailmux_sessions{listener=\"plain\"}", 0.0),
+        ("mailmux_sessions_total{listener=\"plain\"}", 1.0),
+        ("mailmux_sessions_closed_total{reason=\"closed\",side=\"client\"}", 1.0),
+        ("mailmux_session_seconds_count{backend=\"blue\"}", 1.0),
+        ("mailmux_logins_total{mechanism=\"LOGIN-COMMAND\",outcome=\"bad_credentials\"}", 1.0),
+        ("mailmux_logins_total{mechanism=\"LOGIN-COMMAND\",outcome=\"ok\"}", 1.0),
+        ("mailmux_login_seconds_count{backend=\"blue\"}", 1.0),
+        ("mailmux_backend_connect_seconds_count{backend=\"blue\"}", 2.0),
+        ("mailmux_relay_bytes_total{backend=\"blue\",direction=\"to_backend\"}", 8.0),
+        ("mailmux_relay_bytes_total{backend=\"blue\",direction=\"to_client\"}", 11.0),
+        ("mailmux_backend_links{backend=\"blue\",state=\"active\"}", 0.0),
+    ] {
+        server.until_metric(series, value).await;
+    }
+}
+
+#[tokio::test]
+async fn draining_shows_and_lets_sessions_live_on() {
+    let (mut server, backend) = world("").await;
+    let mut inside = Client::connect(server.at("plain")).await;
+    inside.hear(GREETING).await;
+    inside.say("a LOGIN ann pass\r\n").await;
+    let (mut call, _) = backend.let_in().await;
+    inside.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+    let mut outside = Client::connect(server.at("plain")).await;
+    outside.hear(GREETING).await;
+    assert_eq!(server.get("/readyz", "").await.0, 200);
+
+    server.phase.send_replace(Phase::Draining);
+    outside.hear("* BYE Server is shutting down.\r\n").await;
+    assert_eq!(show(&outside.hear_end().await), "");
+    assert_eq!(server.get("/readyz", "").await, (503, "draining".to_owned()));
+    assert_eq!(server.get("/healthz", "").await.0, 200);
+    inside.say("b NOOP\r\n").await;
+    call.hear(b"b NOOP\r\n").await;
+
+    drop(inside);
+    server.ended().await;
+    assert_eq!(show(&call.hear_end().await), "");
+}
+
+#[tokio::test]
+async fn stopping_ends_everybody() {
+    let (mut server, backend) = world("").await;
+    let mut inside = Client::connect(server.at("plain")).await;
+    inside.hear(GREETING).await;
+    inside.say("a LOGIN ann pass\r\n").await;
+    let (mut call, _) = backend.let_in().await;
+    inside.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+    server.phase.send_replace(Phase::Stopped);
+    inside.hear_end().await;
+    call.hear_end().await;
+    server.ended().await;
+}

@@ -1,0 +1,183 @@
+//! The program as it is started: arguments, signals, log.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, GREETING};
+use crate::support::{show, soon};
+
+/// The program, and the lines of its log so far.
+struct Program {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    lines: Vec<String>,
+    address: SocketAddr,
+}
+
+impl Program {
+    async fn start(folder: &Path, backend: &Backend, log: &str) -> Self {
+        let config = format!(
+            "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n{}[[route]]\nbackend = \"blue\"\n\
+             [timeouts]\nrefusal_grid = \"10ms\"\n[log]\n{log}\n",
+            backend.section("blue")
+        );
+        std::fs::write(folder.join("mailmux.toml"), config).expect("written");
+        let mut child = mailmux().args(["serve", "--config"]).arg(folder.join("mailmux.toml")).spawn().expect("started");
+        let log = BufReader::new(child.stderr.take().expect("its log"));
+        let mut program = Self { child, log, lines: Vec::new(), address: ([127, 0, 0, 1], 0).into() };
+        let line = program.line_with("listening").await;
+        let after = line.split("127.0.0.1:").nth(1).expect("an address");
+        let port: String = after.chars().take_while(char::is_ascii_digit).collect();
+        program.address.set_port(port.parse().expect("a port"));
+        program
+    }
+
+    /// The next line of the log that holds these words.
+    async fn line_with(&mut self, words: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let n = soon(words, self.log.read_line(&mut line)).await.expect("UTF-8");
+            assert!(n > 0, "the log ends without {words:?}: {:#?}", self.lines);
+            self.lines.push(line.clone());
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        assert!(std::process::Command::new("kill").args([signal, &id]).status().expect("kill").success());
+    }
+
+    /// Waits for its end, and gives the rest of the log.
+    async fn ended(&mut self) -> String {
+        let mut rest = String::new();
+        soon("the end of its log", self.log.read_to_string(&mut rest)).await.expect("UTF-8");
+        assert!(soon("its end", self.child.wait()).await.expect("a status").success());
+        rest
+    }
+}
+
+fn mailmux() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailmux"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// Runs it to its end; exit code, standard output and standard error.
+async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = soon("its end", mailmux().args(arguments).output()).await.expect("started");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn sigterm_drains_and_a_second_one_ends_at_once() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let backend = Backend::listen().await;
+    let mut program = Program::start(folder.path(), &backend, "").await;
+    let mut inside = Client::connect(program.address).await;
+    inside.hear(GREETING).await;
+    inside.say("a LOGIN ann pass\r\n").await;
+    let (mut call, _) = backend.let_in().await;
+    inside.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+    let mut outside = Client::connect(program.address).await;
+    outside.hear(GREETING).await;
+
+    program.signal("-TERM");
+    outside.hear("* BYE Server is shutting down.\r\n").await;
+    inside.say("b NOOP\r\n").await;
+    call.hear(b"b NOOP\r\n").await;
+    assert!(tokio::net::TcpStream::connect(program.address).await.is_err(), "no new connections");
+
+    program.signal("-TERM");
+    inside.hear_end().await;
+    let log = program.ended().await;
+    assert!(log.contains("reason=stopping") && log.contains("mailmux has stopped"), "{log}");
+}
+
+#[tokio::test]
+async fn no_line_of_the_log_can_be_forged_and_no_secret_is_in_it() {
+    for log in ["level = \"trace\"", "level = \"trace\"\nformat = \"json\""] {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let backend = Backend::listen().await;
+        let mut program = Program::start(folder.path(), &backend, log).await;
+        let mut client = Client::connect(program.address).await;
+        client.hear(GREETING).await;
+        client.say("a LOGIN \"x\x1b[31m\\\" user=root reason=ok\" hunter2-wrong\r\n").await;
+        let mut call = backend.accept().await;
+        call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] x\r\n").await;
+        call.hear_command().await;
+        call.say(format!("{} NO hunter2-wrong is wrong\r\n", call.tag).as_bytes()).await;
+        client.hear("a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n").await;
+        client.say("b LOGIN ann hunter2-right\r\n").await;
+        let _call = backend.let_in().await;
+        client.hear("b OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+        drop(client);
+        let refused = program.lines.len();
+        program.line_with("session closed").await;
+        program.signal("-TERM");
+        let mut all = program.lines.concat();
+        all.push_str(&program.ended().await);
+        assert_eq!(all.matches("login refused").count(), 1, "{all}");
+        assert_eq!(all.matches("session closed").count(), 1, "{all}");
+        assert!(refused > 0 && !all.contains('\x1b'), "{all}");
+        // In JSON the backslashes of the escapes are escaped once more.
+        assert!(all.contains("x\\x1b[31m") || all.contains("x\\\\x1b[31m"), "{all}");
+        for secret in ["hunter2", "AGFubgBodW50ZXIy", "aHVudGVyMi"] {
+            assert!(!all.contains(secret), "{secret} in {all}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn check_says_what_is_wrong_and_where() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("mailmux.toml");
+    let good = "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n[[route]]\nreject = \"no\"\n";
+    std::fs::write(&path, good).expect("written");
+    let path = path.to_str().expect("UTF-8");
+    assert_eq!(run(&["check", "--config", path]).await, (Some(0), format!("{path}: ok\n"), String::new()));
+
+    let bad = "[[listener]]\nname = \"tls\"\naddress = \"127.0.0.1:0\"\n[[tls.certificate]]\nchain = \"no.pem\"\nkey = \"no.key\"\n\
+               [[lookup]]\nname = \"users\"\ntype = \"file\"\npath = \"users.map\"\n[[route]]\nlookup = \"users\"\n";
+    std::fs::write(path, bad).expect("written");
+    std::fs::write(folder.path().join("users.map"), "ann\tnowhere\n").expect("written");
+    let (code, _, shown) = run(&["check", "--config", path]).await;
+    assert_eq!(code, Some(1));
+    for words in ["mailmux.toml:5:9: tls.certificate[0].chain:", "no.pem", "mailmux.toml:10:8: lookup[0].path:", "users.map:1: no such backend"] {
+        assert!(shown.contains(words), "{words} is missing in:\n{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound");
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("mailmux.toml");
+    let config = format!("[[listener]]\nname = \"plain\"\naddress = \"{address}\"\ntls = \"none\"\n[[route]]\nreject = \"no\"\n");
+    std::fs::write(&path, config).expect("written");
+    let (code, _, shown) = run(&["serve", "--config", path.to_str().expect("UTF-8")]).await;
+    assert_eq!(code, Some(1));
+    assert!(shown.contains("mailmux.toml:3:11: listener[0].address: cannot listen on"), "{shown}");
+}
+
+#[tokio::test]
+async fn arguments_that_make_no_sense_are_told_so() {
+    for (arguments, words) in [
+        (&["serve", "--backend", "nowhere"][..], "nowhere"),
+        (&["serve", "--backend", "a:1", "--config", "b"], "cannot be used with"),
+        (&["check", "--config", "/nonexistent.toml"], "/nonexistent.toml"),
+        (&["fly"], "unrecognized subcommand"),
+    ] {
+        let (code, _, shown) = run(arguments).await;
+        assert!(code.is_some_and(|code| code > 0) && shown.contains(words), "{}", show(shown.as_bytes()));
+    }
+}
