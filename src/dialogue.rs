@@ -35,6 +35,8 @@ pub struct Dialogue<S> {
     id: Vec<(Vec<u8>, Vec<u8>)>,
     deadline: Instant,
     phase: watch::Receiver<Phase>,
+    /// The machine has ended, and has said its own goodbye.
+    ended: bool,
 }
 
 /// What a client wants.
@@ -50,7 +52,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     /// A dialogue that has not said anything yet.
     pub fn new(stream: S, offer: Offer, deadline: Instant, phase: watch::Receiver<Phase>) -> Self {
         let input = Zeroizing::new(vec![0; READ]);
-        Self { stream, machine: Preauth::new(offer), out: Vec::new(), input, id: Vec::new(), deadline, phase }
+        Self {
+            stream,
+            machine: Preauth::new(offer),
+            out: Vec::new(),
+            input,
+            id: Vec::new(),
+            deadline,
+            phase,
+            ended: false,
+        }
     }
 
     /// Says the greeting. Not after STARTTLS, where the client speaks next.
@@ -124,8 +135,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
 
     /// Says goodbye and closes.
     pub async fn close(mut self, ending: Ending) {
-        // A machine that has ended has said its own goodbye, and so has a dialogue whose deadline passed.
-        farewell(&mut self.stream, ending.bye().unwrap_or_default()).await;
+        let words = if self.ended { None } else { ending.bye() };
+        farewell(&mut self.stream, words.unwrap_or_default()).await;
     }
 
     /// The next event. Answers are written before more is read: a client that does not read is not read from.
@@ -167,6 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
 
     /// The machine has ended: writes what it still had to say.
     async fn end(&mut self, ending: Ending) -> Ending {
+        self.ended = true;
         match self.flush().await {
             Ok(()) => ending,
             Err(worse) => worse,

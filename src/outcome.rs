@@ -302,8 +302,10 @@ impl Ending {
             | Self::WriteTimeout
             | Self::BackendClosed
             | Self::BackendReset => None,
-            // The pre-auth machine has said its own BYE: to LOGOUT, for example, before the tagged OK.
-            Self::ClientLogout | Self::TooLong | Self::TooManyErrors => None,
+            // LOGOUT has a BYE of its own, before its tagged OK.
+            Self::ClientLogout => None,
+            Self::TooLong => Some(b"* BYE Input too long.\r\n"),
+            Self::TooManyErrors => Some(b"* BYE Too many errors.\r\n"),
             Self::Limited(_) => Some(b"* BYE [LIMIT] Too many connections.\r\n"),
             Self::LoginTimeout => Some(b"* BYE No login in time.\r\n"),
             Self::IdleTimeout => Some(b"* BYE Idle for too long.\r\n"),

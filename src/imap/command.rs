@@ -1,356 +1,371 @@
-//! The commands that exist before login, read from whole pieces. No tree is built: a tag, a verb, and a cursor over the
-//! arguments for those who want them (RFC 9051 section 9). Not here: what is answered.
+//! Reads the seven commands a client may give before login, from the bytes the framer found to be one command. It
+//! builds no tree and looks at nothing else: any other command is known by its name alone, or not at all (CVE-2026-27857:
+//! `NOOP (((...`). RFC 9051 sections 6.1, 6.2 and 9; RFC 2971 (ID); RFC 4959 (initial response).
+
+use std::{fmt, mem};
 
 use zeroize::Zeroizing;
 
-/// The longest tag that is taken, and so given back.
-const LONGEST_TAG: usize = 64;
-/// RFC 2971 3.3.
-const MOST_ID_PAIRS: usize = 30;
-const LONGEST_ID_KEY: usize = 30;
-const LONGEST_ID_VALUE: usize = 1024;
+use super::framer::{LINE_MAX, SASL_MAX, Scope, TAG_MAX};
 
-/// What a client wants.
+/// RFC 2971 section 3.3.
+const ID_PAIRS: usize = 30;
+const ID_KEY_MAX: usize = 30;
+const ID_VALUE_MAX: usize = 1024;
+
+/// A command's first words, and what stands behind them.
+#[derive(Clone, Copy)]
+pub struct Line<'a> {
+    /// The tag; `None` when it is none, and then it must never be sent back.
+    pub tag: Option<&'a [u8]>,
+    /// The name.
+    pub name: Name,
+    /// What stands behind the blank behind the name, if there is one.
+    arguments: Option<&'a [u8]>,
+}
+
+/// What a command is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of the commands")]
-pub enum Verb {
+pub enum Name {
     Capability,
     Noop,
     Logout,
-    Id,
     StartTls,
+    Id,
     Login,
     Authenticate,
-    /// Anything else; not to be had before login.
-    Other,
+    /// A command that exists, for those who are logged in.
+    AfterLogin,
+    /// Anything else.
+    Unknown,
 }
 
-/// The beginning of a command.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Head<'a> {
-    /// The client's tag; safe to give back.
-    pub tag: &'a [u8],
-    /// What it wants; `None` when nothing that could be a command follows.
-    pub verb: Option<Verb>,
-    /// What follows, its blank included.
-    pub rest: &'a [u8],
+/// A command, with what it says.
+#[derive(PartialEq, Eq)]
+pub enum Command {
+    /// CAPABILITY.
+    Capability,
+    /// NOOP.
+    Noop,
+    /// LOGOUT.
+    Logout,
+    /// STARTTLS.
+    StartTls,
+    /// ID, its pairs as sent; those whose value is NIL say nothing and are left out.
+    Id(Vec<(Vec<u8>, Vec<u8>)>),
+    /// LOGIN, both strings as meant: escapes undone, literals unwrapped. A literal may hold CR, LF and NUL; making a
+    /// [`super::UserName`] and a [`super::Secret`] of them is what refuses those.
+    Login {
+        /// The user name.
+        user: Zeroizing<Vec<u8>>,
+        /// The password.
+        password: Zeroizing<Vec<u8>>,
+    },
+    /// AUTHENTICATE, the name as sent and the initial response as sent: base64, or `=` for an empty one.
+    Authenticate {
+        /// The mechanism's name.
+        mechanism: Vec<u8>,
+        /// The initial response.
+        initial: Option<Zeroizing<Vec<u8>>>,
+    },
 }
 
-/// A piece of a command's arguments.
-#[derive(Debug)]
-pub enum Part {
-    /// Text of a line, without the announcement of a literal at its end.
-    Text(Zeroizing<Vec<u8>>),
-    /// The bytes of a literal.
-    Literal(Zeroizing<Vec<u8>>),
-}
-
-/// The arguments are not as the grammar wants them.
+/// Why a command is not one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub enum Wrong {
+    /// Its arguments are not what its grammar says.
+    Arguments,
+    /// It can only be given after login.
+    TooEarly,
+    /// There is no such command.
+    Unknown,
+}
 
-/// Reads the beginning of a command's first line; `None` when there is no tag that could be given back.
-pub fn head(line: &[u8]) -> Option<Head<'_>> {
-    let (tag, rest) = word(line);
-    // Neither is markup given back, though the grammar would let it be a tag: who posts it may be a browser.
-    let is_harmless = |byte| is_tag_byte(byte) && !matches!(byte, b'<' | b'>' | b'&');
-    if tag.is_empty() || tag.len() > LONGEST_TAG || !tag.iter().copied().all(is_harmless) {
-        return None;
+impl<'a> Line<'a> {
+    /// Looks at the first words of a command, or of as much as there is of it.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        let (tag, rest) = word(bytes);
+        let (name, arguments) = word(rest.unwrap_or_default());
+        let tag = Some(tag).filter(|tag| (1..=TAG_MAX).contains(&tag.len()) && tag.iter().copied().all(is_tag));
+        Self { tag, name: Name::new(name), arguments }
     }
-    let (verb, rest) = match rest.strip_prefix(b" ") {
-        Some(rest) => word(rest),
-        None => (&[][..], rest),
-    };
-    Some(Head { tag, verb: verb_of(verb), rest })
-}
 
-/// A browser, a balancer we do not trust, or a TLS client on a clear port: none of them gets an answer (a browser must
-/// not get its own text back, RFC 9051 11.7; ALPACA).
-pub fn is_other_protocol(first_bytes: &[u8]) -> bool {
-    const HTTP: [&[u8]; 9] =
-        [b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"CONNECT ", b"DELETE ", b"PATCH ", b"PRI * "];
-    first_bytes.starts_with(b"\x16\x03")
-        || first_bytes.starts_with(b"PROXY ")
-        || first_bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n")
-        || HTTP.iter().any(|verb| first_bytes.starts_with(verb))
-}
+    /// Reads the whole command.
+    ///
+    /// # Errors
+    /// [`Wrong`] says what to answer.
+    pub fn parse(&self) -> Result<Command, Wrong> {
+        self.read(Reader { rest: self.arguments.unwrap_or_default(), ended: true }).map_err(|stop| match stop {
+            Stop::Wrong(wrong) => wrong,
+            Stop::Unfinished => Wrong::Arguments,
+        })
+    }
 
-/// The two arguments of LOGIN.
-///
-/// # Errors
-/// [`Malformed`].
-pub fn login_arguments(parts: &[Part]) -> Result<(Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>), Malformed> {
-    let mut cursor = Cursor::new(parts);
-    cursor.byte(b' ')?;
-    let user = cursor.astring()?;
-    cursor.byte(b' ')?;
-    let password = cursor.astring()?;
-    cursor.end()?;
-    Ok((user, password))
-}
+    /// Whether a command that ends with the announcement of a literal is right so far, so that its sender may be told to
+    /// send it.
+    pub fn may_go_on(&self) -> bool {
+        let reader = Reader { rest: self.arguments.unwrap_or_default(), ended: false };
+        matches!(self.read(reader), Err(Stop::Unfinished))
+    }
 
-/// The arguments of ID (RFC 2971 3.1): `NIL` or pairs of strings. Pairs without a value are left out.
-///
-/// # Errors
-/// [`Malformed`], or more or longer pairs than the RFC allows.
-pub fn id_arguments(parts: &[Part]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Malformed> {
-    let mut cursor = Cursor::new(parts);
-    cursor.byte(b' ')?;
-    let mut pairs = Vec::new();
-    if !cursor.nil() {
-        cursor.byte(b'(')?;
-        let mut seen = 0;
-        while !cursor.is_at(b')') {
-            if seen > 0 {
-                cursor.byte(b' ')?;
+    fn read(&self, mut reader: Reader<'_>) -> Result<Command, Stop> {
+        let bare = |command| if self.arguments.is_none() { Ok(command) } else { Err(ARGUMENTS) };
+        match self.name {
+            Name::Capability => bare(Command::Capability),
+            Name::Noop => bare(Command::Noop),
+            Name::Logout => bare(Command::Logout),
+            Name::StartTls => bare(Command::StartTls),
+            Name::Id => reader.id(),
+            Name::Login => {
+                let user = reader.astring()?;
+                reader.expect(b" ")?;
+                let password = reader.astring()?;
+                reader.end()?;
+                Ok(Command::Login { user, password })
             }
-            seen += 1;
-            let key = cursor.string()?;
-            cursor.byte(b' ')?;
-            let value = if cursor.nil() { None } else { Some(cursor.string()?) };
-            if seen > MOST_ID_PAIRS || key.len() > LONGEST_ID_KEY {
-                return Err(Malformed);
-            }
-            match value {
-                Some(value) if value.len() > LONGEST_ID_VALUE => return Err(Malformed),
-                Some(value) => pairs.push((key.to_vec(), value.to_vec())),
-                None => {}
-            }
-        }
-        cursor.byte(b')')?;
-    }
-    cursor.end()?;
-    Ok(pairs)
-}
-
-/// The arguments of AUTHENTICATE: the mechanism, and the initial response if there is one (RFC 4959).
-///
-/// # Errors
-/// [`Malformed`].
-pub fn authenticate_arguments(rest: &[u8]) -> Result<(&[u8], Option<&[u8]>), Malformed> {
-    let (mechanism, rest) = word(rest.strip_prefix(b" ").ok_or(Malformed)?);
-    if mechanism.is_empty() || !mechanism.iter().copied().all(is_tag_byte) {
-        return Err(Malformed);
-    }
-    match rest {
-        [] => Ok((mechanism, None)),
-        [b' ', initial @ ..] if !initial.is_empty() && !initial.contains(&b' ') => Ok((mechanism, Some(initial))),
-        _ => Err(Malformed),
-    }
-}
-
-/// Up to the next blank, and the rest with it.
-fn word(line: &[u8]) -> (&[u8], &[u8]) {
-    let end = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
-    line.split_at(end)
-}
-
-fn verb_of(word: &[u8]) -> Option<Verb> {
-    const VERBS: [(&[u8], Verb); 7] = [
-        (b"CAPABILITY", Verb::Capability),
-        (b"NOOP", Verb::Noop),
-        (b"LOGOUT", Verb::Logout),
-        (b"ID", Verb::Id),
-        (b"STARTTLS", Verb::StartTls),
-        (b"LOGIN", Verb::Login),
-        (b"AUTHENTICATE", Verb::Authenticate),
-    ];
-    if word.is_empty() || !word.iter().copied().all(is_tag_byte) {
-        return None;
-    }
-    let known = VERBS.iter().find(|(name, _)| word.eq_ignore_ascii_case(name));
-    Some(known.map_or(Verb::Other, |(_, verb)| *verb))
-}
-
-/// RFC 9051 section 9: a tag is ASTRING-CHARs except `+`.
-fn is_tag_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'(' | b')' | b'{' | b'%' | b'*' | b'"' | b'\\' | b'+')
-}
-
-/// What an unquoted LOGIN argument may hold: more than the grammar's atom (people type passwords with `%`, `*`, `\` and
-/// 8-bit letters and no quotes), less than would make two readers see different ends of it.
-fn is_loose_atom_byte(byte: u8) -> bool {
-    byte > b' ' && byte != 0x7f && !matches!(byte, b'(' | b')' | b'{' | b'"')
-}
-
-struct Cursor<'a> {
-    text: &'a [u8],
-    parts: &'a [Part],
-}
-
-impl<'a> Cursor<'a> {
-    fn new(parts: &'a [Part]) -> Self {
-        let mut cursor = Self { text: &[], parts };
-        cursor.next_text();
-        cursor
-    }
-
-    fn next_text(&mut self) {
-        if let Some((Part::Text(text), parts)) = self.parts.split_first() {
-            (self.text, self.parts) = (text, parts);
+            Name::Authenticate => reader.authenticate(),
+            Name::AfterLogin => Err(Stop::Wrong(Wrong::TooEarly)),
+            Name::Unknown => Err(Stop::Wrong(Wrong::Unknown)),
         }
     }
+}
 
-    fn is_at(&self, byte: u8) -> bool {
-        self.text.first() == Some(&byte)
+impl Name {
+    fn new(word: &[u8]) -> Self {
+        // The longest name there is has 15 bytes; what is longer is none, and is not copied.
+        match word.get(..16).map_or_else(|| word.to_ascii_uppercase(), |_| Vec::new()).as_slice() {
+            b"CAPABILITY" => Self::Capability,
+            b"NOOP" => Self::Noop,
+            b"LOGOUT" => Self::Logout,
+            b"STARTTLS" => Self::StartTls,
+            b"ID" => Self::Id,
+            b"LOGIN" => Self::Login,
+            b"AUTHENTICATE" => Self::Authenticate,
+            b"APPEND" | b"CHECK" | b"CLOSE" | b"COMPRESS" | b"COPY" | b"CREATE" | b"DELETE" | b"ENABLE"
+            | b"EXAMINE" | b"EXPUNGE" | b"FETCH" | b"GETQUOTA" | b"GETQUOTAROOT" | b"IDLE" | b"LIST" | b"LSUB"
+            | b"MOVE" | b"NAMESPACE" | b"NOTIFY" | b"RENAME" | b"SEARCH" | b"SELECT" | b"SORT" | b"STATUS"
+            | b"STORE" | b"SUBSCRIBE" | b"THREAD" | b"UID" | b"UNAUTHENTICATE" | b"UNSELECT" | b"UNSUBSCRIBE" => {
+                Self::AfterLogin
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Says of a command's head how much of the command is held, where a login is allowed.
+pub fn scope(head: &[u8]) -> Scope {
+    match Line::new(head).name {
+        Name::Login | Name::Id => Scope::Whole(LINE_MAX),
+        // The SASL message has its own bound; the rest is a tag and two names.
+        Name::Authenticate => Scope::Whole(SASL_MAX + 2 * TAG_MAX),
+        _ => Scope::Head,
+    }
+}
+
+/// The same where none is: what a client sends of its secret all the same is not held (RFC 9051 11.2).
+pub fn scope_in_clear(head: &[u8]) -> Scope {
+    match Line::new(head).name {
+        Name::Login | Name::Authenticate => Scope::Head,
+        _ => scope(head),
+    }
+}
+
+/// Why reading stops.
+enum Stop {
+    Wrong(Wrong),
+    /// Right as far as it goes, and at its end a literal begins.
+    Unfinished,
+}
+
+const ARGUMENTS: Stop = Stop::Wrong(Wrong::Arguments);
+
+/// Arguments from left to right. `ended` is false when a literal is announced at the end and not there yet.
+struct Reader<'a> {
+    rest: &'a [u8],
+    ended: bool,
+}
+
+impl Reader<'_> {
+    /// `nil` or a parenthesised list of pairs (RFC 2971 section 3.1).
+    fn id(&mut self) -> Result<Command, Stop> {
+        let mut pairs = Vec::new();
+        if self.nil() {
+            self.end()?;
+            return Ok(Command::Id(pairs));
+        }
+        self.expect(b"(")?;
+        for count in 0.. {
+            // A blank before the end is known from clients in the field, and means nothing else.
+            if let Some(rest) = self.rest.strip_prefix(b")").or_else(|| self.rest.strip_prefix(b" )")) {
+                self.rest = rest;
+                break;
+            }
+            if count == ID_PAIRS {
+                return Err(ARGUMENTS);
+            }
+            if count > 0 {
+                self.expect(b" ")?;
+            }
+            let key = self.id_string(ID_KEY_MAX)?;
+            self.expect(b" ")?;
+            if !self.nil() {
+                pairs.push((key, self.id_string(ID_VALUE_MAX)?));
+            }
+        }
+        self.end()?;
+        Ok(Command::Id(pairs))
     }
 
-    fn byte(&mut self, byte: u8) -> Result<(), Malformed> {
-        self.text = self.text.strip_prefix(&[byte]).ok_or(Malformed)?;
+    /// Bounded, and without what ends a line: a backend may be told of it.
+    fn id_string(&mut self, max: usize) -> Result<Vec<u8>, Stop> {
+        let mut text = self.string()?;
+        if text.len() > max || text.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            return Err(ARGUMENTS);
+        }
+        Ok(mem::take(&mut *text))
+    }
+
+    fn authenticate(&mut self) -> Result<Command, Stop> {
+        let (mechanism, initial) = word(self.rest);
+        if mechanism.is_empty() || !mechanism.iter().copied().all(is_mechanism) {
+            return Err(ARGUMENTS);
+        }
+        let initial = match initial {
+            Some(text) if text.is_empty() || text.contains(&b' ') => return Err(ARGUMENTS),
+            initial => initial.map(|text| Zeroizing::new(text.to_vec())),
+        };
+        Ok(Command::Authenticate { mechanism: mechanism.to_vec(), initial })
+    }
+
+    /// An atom of the wide kind, or a string. Bytes of 8 bits are let into atoms: that is how passwords in a national
+    /// alphabet are sent by who never read the grammar, and nothing else they could mean.
+    fn astring(&mut self) -> Result<Zeroizing<Vec<u8>>, Stop> {
+        if matches!(self.rest.first(), Some(b'"' | b'{')) {
+            return self.string();
+        }
+        let end = self.rest.iter().position(|byte| !is_astring(*byte)).unwrap_or(self.rest.len());
+        let (atom, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        if atom.is_empty() { Err(ARGUMENTS) } else { Ok(Zeroizing::new(atom.to_vec())) }
+    }
+
+    /// Quoted or literal.
+    fn string(&mut self) -> Result<Zeroizing<Vec<u8>>, Stop> {
+        match self.rest.first() {
+            Some(b'"') => self.quoted(),
+            Some(b'{') => self.literal(),
+            _ => Err(ARGUMENTS),
+        }
+    }
+
+    /// The backslash escapes itself and the quote, and nothing else.
+    fn quoted(&mut self) -> Result<Zeroizing<Vec<u8>>, Stop> {
+        self.expect(b"\"")?;
+        let mut text = Zeroizing::new(Vec::with_capacity(self.rest.len()));
+        loop {
+            match self.next()? {
+                b'"' => return Ok(text),
+                b'\\' => match self.next()? {
+                    byte @ (b'"' | b'\\') => text.push(byte),
+                    _ => return Err(ARGUMENTS),
+                },
+                b'\r' | b'\n' | 0 => return Err(ARGUMENTS),
+                byte => text.push(byte),
+            }
+        }
+    }
+
+    /// `{n}` or `{n+}`, a line end, n bytes. That they are all here is the framer's work.
+    fn literal(&mut self) -> Result<Zeroizing<Vec<u8>>, Stop> {
+        self.expect(b"{")?;
+        let mut size = 0_usize;
+        let mut digits = 0;
+        while let Some(byte @ b'0'..=b'9') = self.rest.first() {
+            size = size.checked_mul(10).and_then(|size| size.checked_add(usize::from(byte - b'0'))).ok_or(ARGUMENTS)?;
+            digits += 1;
+            self.rest = &self.rest[1..];
+        }
+        if self.rest.starts_with(b"+") {
+            self.rest = &self.rest[1..];
+        }
+        self.expect(b"}\r\n")?;
+        if digits == 0 {
+            return Err(ARGUMENTS);
+        }
+        if !self.ended && self.rest.is_empty() {
+            return Err(Stop::Unfinished);
+        }
+        let (text, rest) = self.rest.split_at_checked(size).ok_or(ARGUMENTS)?;
+        self.rest = rest;
+        Ok(Zeroizing::new(text.to_vec()))
+    }
+
+    fn nil(&mut self) -> bool {
+        match self.rest.split_at_checked(3) {
+            Some((word, rest)) if word.eq_ignore_ascii_case(b"NIL") => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn next(&mut self) -> Result<u8, Stop> {
+        let (byte, rest) = self.rest.split_first().ok_or(ARGUMENTS)?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    fn expect(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        self.rest = self.rest.strip_prefix(bytes).ok_or(ARGUMENTS)?;
         Ok(())
     }
 
-    fn end(&self) -> Result<(), Malformed> {
-        if self.text.is_empty() && self.parts.is_empty() { Ok(()) } else { Err(Malformed) }
+    fn end(&self) -> Result<(), Stop> {
+        if self.rest.is_empty() { Ok(()) } else { Err(ARGUMENTS) }
     }
+}
 
-    /// Takes `NIL`, if it stands here as a word.
-    fn nil(&mut self) -> bool {
-        let is_nil = self.text.get(..3).is_some_and(|word| word.eq_ignore_ascii_case(b"NIL"))
-            && !self.text.get(3).copied().is_some_and(is_tag_byte);
-        if is_nil {
-            self.text = &self.text[3..];
-        }
-        is_nil
+/// What stands before the first blank, and what behind it.
+fn word(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match bytes.iter().position(|byte| *byte == b' ') {
+        Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
+        None => (bytes, None),
     }
+}
 
-    fn astring(&mut self) -> Result<Zeroizing<Vec<u8>>, Malformed> {
-        let end = self.text.iter().position(|byte| !is_loose_atom_byte(*byte)).unwrap_or(self.text.len());
-        if end == 0 {
-            return self.string();
-        }
-        let (atom, rest) = self.text.split_at(end);
-        self.text = rest;
-        Ok(Zeroizing::new(atom.to_vec()))
-    }
+/// ASTRING-CHAR, and bytes of 8 bits.
+fn is_astring(byte: u8) -> bool {
+    let special = matches!(byte, b'(' | b')' | b'{' | b'%' | b'*' | b'"' | b'\\');
+    !byte.is_ascii() || (byte.is_ascii_graphic() && !special)
+}
 
-    fn string(&mut self) -> Result<Zeroizing<Vec<u8>>, Malformed> {
-        if self.is_at(b'"') {
-            return self.quoted();
-        }
-        match self.parts.split_first() {
-            Some((Part::Literal(literal), parts)) if self.text.is_empty() => {
-                self.parts = parts;
-                self.next_text();
-                Ok(literal.clone())
-            }
-            _ => Err(Malformed),
-        }
-    }
+/// What a tag may hold (RFC 9051 section 9), less what means something in HTML: a tag is the one thing sent back, and it
+/// may be a browser that reads it.
+fn is_tag(byte: u8) -> bool {
+    byte.is_ascii() && is_astring(byte) && !matches!(byte, b'+' | b'<' | b'>' | b'&')
+}
 
-    fn quoted(&mut self) -> Result<Zeroizing<Vec<u8>>, Malformed> {
-        self.byte(b'"')?;
-        let mut content = Zeroizing::new(Vec::with_capacity(self.text.len()));
-        loop {
-            match self.text {
-                [b'"', rest @ ..] => {
-                    self.text = rest;
-                    return Ok(content);
-                }
-                [b'\\', escaped @ (b'"' | b'\\'), rest @ ..] => {
-                    content.push(*escaped);
-                    self.text = rest;
-                }
-                [b'\\' | b'\r' | 0, ..] | [] => return Err(Malformed),
-                [byte, rest @ ..] => {
-                    content.push(*byte);
-                    self.text = rest;
-                }
-            }
-        }
+/// An atom (RFC 9051 6.2.2); whether it is the name of anything is asked later.
+fn is_mechanism(byte: u8) -> bool {
+    byte.is_ascii() && is_astring(byte) && byte != b']'
+}
+
+/// The name only: the rest may be a password.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Capability => "Capability",
+            Self::Noop => "Noop",
+            Self::Logout => "Logout",
+            Self::StartTls => "StartTls",
+            Self::Id(_) => "Id(..)",
+            Self::Login { .. } => "Login(..)",
+            Self::Authenticate { .. } => "Authenticate(..)",
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(bytes: &[u8]) -> Part {
-        Part::Text(Zeroizing::new(bytes.to_vec()))
-    }
-
-    fn literal(bytes: &[u8]) -> Part {
-        Part::Literal(Zeroizing::new(bytes.to_vec()))
-    }
-
-    #[test]
-    fn every_spelling_of_login() {
-        for parts in [
-            vec![text(b" ann pass")],
-            vec![text(br#" "ann" "pass""#)],
-            vec![text(b" "), literal(b"ann"), text(b" pass")],
-            vec![text(b" ann "), literal(b"pass"), text(b"")],
-            vec![text(b" "), literal(b"ann"), text(b" "), literal(b"pass"), text(b"")],
-        ] {
-            let (user, password) = login_arguments(&parts).expect("well formed");
-            assert_eq!((&**user, &**password), (&b"ann"[..], &b"pass"[..]));
-        }
-    }
-
-    #[test]
-    fn quotes_and_8_bit() {
-        let (user, password) = login_arguments(&[text(b" \"a\\\"n\\\\n\" p\xe4ss%*]")]).expect("well formed");
-        assert_eq!((&**user, &**password), (&b"a\"n\\n"[..], &b"p\xe4ss%*]"[..]));
-    }
-
-    #[test]
-    fn malformed_logins() {
-        for bad in [
-            &b""[..],
-            b" ann",
-            b" ann ",
-            b" ann  pass",
-            b"  ann pass",
-            b" ann pass ",
-            b" ann pass x",
-            b" \"ann pass",
-            b" ann \"a\\x\"",
-            b" ann (pass)",
-            b" ann pa\"ss\"",
-            b" ann \"a\"b",
-            b" a\x01n pass",
-            b" ann {4",
-        ] {
-            assert_eq!(login_arguments(&[text(bad)]).err(), Some(Malformed), "{}", bad.escape_ascii());
-        }
-        assert!(login_arguments(&[text(b" ann"), literal(b"pass"), text(b"")]).is_err(), "a literal glued to an atom");
-        assert!(login_arguments(&[text(b" ann "), literal(b"pass"), text(b"x")]).is_err(), "text glued to a literal");
-    }
-
-    #[test]
-    fn heads() {
-        let read = head(b"a.1 login ann pass").expect("a tag");
-        assert_eq!((read.tag, read.verb, read.rest), (&b"a.1"[..], Some(Verb::Login), &b" ann pass"[..]));
-        assert_eq!(head(b"a select inbox").and_then(|head| head.verb), Some(Verb::Other));
-        assert_eq!(head(b"a").expect("a tag").verb, None);
-        assert_eq!(head(b"a  NOOP").expect("a tag").verb, None);
-        for bad in [&b""[..], b" a NOOP", b"a+ NOOP", b"* NOOP", b"<script> NOOP", b"a\"b NOOP", &[b'a'; 65]] {
-            assert_eq!(head(bad), None, "{}", bad.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn identities() {
-        let pairs = id_arguments(&[text(br#" ("name" "mutt" "os" NIL "version" "2.2")"#)]).expect("well formed");
-        assert_eq!(pairs, [(b"name".to_vec(), b"mutt".to_vec()), (b"version".to_vec(), b"2.2".to_vec())]);
-        assert_eq!(id_arguments(&[text(b" nil")]), Ok(vec![]));
-        assert_eq!(id_arguments(&[text(b" ()")]), Ok(vec![]));
-        let parts = [text(b" (\"name\" "), literal(b"mutt"), text(b")")];
-        assert_eq!(id_arguments(&parts), Ok(vec![(b"name".to_vec(), b"mutt".to_vec())]));
-        for bad in [&b""[..], b" ", b" (", b" (\"a\")", b" (\"a\" b)", b" NILS", b" () x", b" (\"a\" \"b\"\"c\" \"d\")"]
-        {
-            assert_eq!(id_arguments(&[text(bad)]), Err(Malformed), "{}", bad.escape_ascii());
-        }
-        let many = format!(" ({})", vec![r#""k" "v""#; 31].join(" "));
-        assert_eq!(id_arguments(&[text(many.as_bytes())]), Err(Malformed));
-    }
-
-    #[test]
-    fn mechanisms() {
-        assert_eq!(authenticate_arguments(b" PLAIN"), Ok((&b"PLAIN"[..], None)));
-        assert_eq!(authenticate_arguments(b" plain ="), Ok((&b"plain"[..], Some(&b"="[..]))));
-        for bad in [&b""[..], b" ", b" PLAIN ", b" PLAIN a b", b"  PLAIN", b" PL(AIN"] {
-            assert_eq!(authenticate_arguments(bad), Err(Malformed), "{}", bad.escape_ascii());
-        }
-    }
-}
+mod tests;

@@ -1,208 +1,432 @@
-//! Bytes into pieces: lines, literals, and what is skipped. A piece is found before anything in it is looked at, so the
-//! bytes of a literal can never be taken for a command, and every bound sits here. RFC 9051 section 4.3 and 2.2.
-//!
-//! It holds what was pushed and not taken yet, and wipes it: passwords go through here.
+//! Finds where a client's command ends: lines and literals, counted and bounded, before anybody parses a word of them.
+//! Here sits every bound on what a client can make mailmux hold before login. No meaning of commands lives here; which
+//! of them are worth keeping is asked from outside. RFC 9051 section 2.2.1, RFC 7888 (literals that do not wait).
 
-use zeroize::Zeroizing;
+use std::{fmt, mem};
 
-/// A line of a command (RFC 9051 4 asks for 8000 at least), its literals counted in.
-pub const LONGEST_LINE: usize = 8 * 1024;
-/// A line of a SASL exchange (RFC 9051 4: 65536).
-pub const LONGEST_SASL_LINE: usize = 64 * 1024;
+use zeroize::{Zeroize, Zeroizing};
 
-/// Cuts what a client sends into pieces.
-#[derive(Default)]
-pub struct Framer {
-    held: Zeroizing<Vec<u8>>,
-    /// So much of what is held is known to hold no line end.
-    scanned: usize,
-    /// So much of what comes is thrown away.
-    to_skip: u64,
+/// A command without its literals, line ends included.
+pub const LINE_MAX: usize = 8 * 1024;
+/// One SASL message in base64, as an answer or behind AUTHENTICATE.
+pub const SASL_MAX: usize = 64 * 1024;
+/// All literals of one command together.
+pub const LITERALS_MAX: u64 = 8 * 1024;
+/// One literal that does not wait; this is what LITERAL- promises.
+pub const LITERAL_MINUS_MAX: u64 = 4096;
+/// What is read past, by count, of literals that do not wait and were not wanted.
+pub const SWALLOW_MAX: u64 = 1024 * 1024;
+/// The longest tag.
+pub const TAG_MAX: usize = 64;
+/// A tag, a blank, the longest command name, a blank.
+const HEAD_MAX: usize = TAG_MAX + 1 + b"AUTHENTICATE".len() + 1;
+
+/// What the first bytes of a PROXY v2 header are; they begin with what is an empty line in IMAP.
+const PROXY_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// How other protocols begin: a TLS handshake record, a PROXY v1 header, HTTP (a browser sent here by somebody else's
+/// page: the ALPACA class of attacks).
+const FOREIGN: [&[u8]; 12] = [
+    b"\x16\x03",
+    b"PROXY ",
+    b"GET ",
+    b"POST ",
+    b"PUT ",
+    b"HEAD ",
+    b"OPTIONS ",
+    b"CONNECT ",
+    b"DELETE ",
+    b"PATCH ",
+    b"TRACE ",
+    b"PRI *",
+];
+
+/// How much of a command is worth holding; told by its head, which is its tag and its name with the blank behind each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it; the text, without literals, may be this long.
+    Whole(usize),
+    /// The head alone; the rest is counted and forgotten.
+    Head,
 }
 
-/// A line without its end, or the sign that it has become too long.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Line {
-    /// The bytes before CRLF (or a lone LF, which people type).
-    Whole(Zeroizing<Vec<u8>>),
-    /// There is no line end within the bound.
+/// What was found.
+#[derive(PartialEq, Eq)]
+pub enum Frame {
+    /// A command is complete. Line ends and literals inside it are as they were sent (a line end always CR LF), the last
+    /// line end is taken off. Under [`Scope::Head`] it is the head alone.
+    Command(Zeroizing<Vec<u8>>),
+    /// The command so far, in [`Framer::held`], ends with a literal whose sender waits. [`Framer::permit`] and
+    /// [`Framer::abandon`] are the two answers; nothing is read before one is given.
+    Waits,
+    /// A command with more literal bytes than there may be. It was read to its end, and its head is what is left of it.
+    Oversize(Zeroizing<Vec<u8>>),
+    /// The line asked for by [`Framer::expect_answer`], without its line end.
+    Answer(Zeroizing<Vec<u8>>),
+    /// A bound was passed behind which nobody knows where the next command starts. Nothing more is read.
     TooLong,
+    /// Another protocol is spoken. Nothing more is read.
+    Foreign,
+}
+
+/// Cuts a stream of bytes, in whatever pieces they arrive, into commands.
+pub struct Framer {
+    input: Zeroizing<Vec<u8>>,
+    /// How much of `input` has been read.
+    at: usize,
+    /// Nothing has been read yet: the one moment for a PROXY header.
+    fresh: bool,
+    state: State,
+    scope_of: fn(&[u8]) -> Scope,
+    held: Zeroizing<Vec<u8>>,
+    marker: Marker,
+    /// The byte before this one in the same line; zero at its start and behind a literal.
+    last: u8,
+    /// What the current command has cost so far.
+    text: usize,
+    literals: u64,
+    swallowed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In the head of a command.
+    Head,
+    /// In a command's text; `end` is how long its head is.
+    Text { end: usize, scope: Scope, oversize: bool },
+    /// A literal of this size waits for permission.
+    Waiting { end: usize, scope: Scope, size: u64 },
+    /// In a literal that is kept.
+    Literal { end: usize, scope: Scope, left: u64 },
+    /// In a literal that is not.
+    Swallow { end: usize, oversize: bool, left: u64 },
+    /// In the answer to a challenge.
+    Answer,
+    /// Nothing more is read.
+    Closed,
 }
 
 impl Framer {
-    /// Takes bytes in. What is to be skipped is not kept.
+    /// A framer at the start of a connection. `scope_of` says of a head how much of its command is to be held.
+    pub fn new(scope_of: fn(&[u8]) -> Scope) -> Self {
+        Self {
+            input: Zeroizing::default(),
+            at: 0,
+            fresh: true,
+            state: State::Head,
+            scope_of,
+            held: Zeroizing::default(),
+            marker: Marker::None,
+            last: 0,
+            text: 0,
+            literals: 0,
+            swallowed: 0,
+        }
+    }
+
+    /// Takes bytes from the peer. They are all held until `pop` has read them, so that the caller pushes a bounded piece
+    /// and then pops until `None`.
     pub fn push(&mut self, bytes: &[u8]) {
-        let skipped = usize::try_from(self.to_skip).unwrap_or(usize::MAX).min(bytes.len());
-        self.to_skip -= skipped as u64;
-        let bytes = &bytes[skipped..];
-        if self.held.capacity() - self.held.len() < bytes.len() {
-            // Growing in place would leave a copy of a password behind.
-            let mut roomier = Zeroizing::new(Vec::with_capacity((self.held.len() + bytes.len()).next_power_of_two()));
-            roomier.extend_from_slice(&self.held);
-            self.held = roomier;
+        if self.state == State::Closed {
+            return;
         }
-        self.held.extend_from_slice(bytes);
+        if self.at > 0 {
+            self.input = Zeroizing::new(self.unread().to_vec());
+            self.at = 0;
+        }
+        append(&mut self.input, bytes);
     }
 
-    /// The next line, if it is there; `longest` bytes at most, its end not counted.
-    pub fn line(&mut self, longest: usize) -> Option<Line> {
-        if self.to_skip > 0 {
-            return None;
+    /// The next frame; `None` when more bytes are needed first. What was read is wiped before this returns: a password
+    /// is then in the frame alone.
+    pub fn pop(&mut self) -> Option<Frame> {
+        let from = self.at;
+        let frame = self.find();
+        if self.at == self.input.len() {
+            self.input = Zeroizing::default();
+            self.at = 0;
+        } else if let Some(read) = self.input.get_mut(from..self.at) {
+            read.zeroize();
         }
-        let Some(found) = self.held[self.scanned..].iter().position(|byte| *byte == b'\n') else {
-            self.scanned = self.held.len();
-            return (self.held.len() > longest + 1).then_some(Line::TooLong);
-        };
-        let end = self.scanned + found;
-        let length = if end > 0 && self.held[end - 1] == b'\r' { end - 1 } else { end };
-        if length > longest {
-            return Some(Line::TooLong);
-        }
-        let line = Zeroizing::new(self.held[..length].to_vec());
-        self.consume(end + 1);
-        Some(Line::Whole(line))
+        frame
     }
 
-    /// The next `length` bytes, once they are all there.
-    pub fn literal(&mut self, length: usize) -> Option<Zeroizing<Vec<u8>>> {
-        if self.to_skip > 0 {
-            return None;
+    fn find(&mut self) -> Option<Frame> {
+        if self.fresh && !self.is_past_proxy_header()? {
+            return Some(self.close(Frame::Foreign));
         }
-        let literal = Zeroizing::new(self.held.get(..length)?.to_vec());
-        self.consume(length);
-        Some(literal)
+        loop {
+            match self.state {
+                State::Waiting { .. } | State::Closed => return None,
+                State::Literal { end, scope, left: 0 } => self.state = State::Text { end, scope, oversize: false },
+                State::Swallow { end, oversize, left: 0 } => {
+                    self.state = State::Text { end, scope: Scope::Head, oversize };
+                }
+                State::Literal { end, scope, left } => {
+                    let (from, to) = self.take(left)?;
+                    append(&mut self.held, &self.input[from..to]);
+                    self.state = State::Literal { end, scope, left: left - (to - from) as u64 };
+                }
+                State::Swallow { end, oversize, left } => {
+                    let (from, to) = self.take(left)?;
+                    self.state = State::Swallow { end, oversize, left: left - (to - from) as u64 };
+                }
+                State::Head | State::Text { .. } | State::Answer => {
+                    let byte = *self.input.get(self.at)?;
+                    self.at += 1;
+                    if let Some(frame) = self.read(byte) {
+                        return Some(frame);
+                    }
+                }
+            }
+        }
     }
 
-    /// Throws the next `length` bytes away, as they come.
-    pub fn skip(&mut self, length: u64) {
-        let now = usize::try_from(length).unwrap_or(usize::MAX).min(self.held.len());
-        self.consume(now);
-        self.to_skip = self.to_skip.saturating_add(length - now as u64);
-    }
-
-    /// What was pushed and not taken.
+    /// The command as far as it was kept, when [`Frame::Waits`] was found.
     pub fn held(&self) -> &[u8] {
         &self.held
     }
 
-    /// Gives it away.
-    pub fn into_held(mut self) -> Vec<u8> {
-        std::mem::take(&mut *self.held)
+    /// Lets the literal that waits be read.
+    pub fn permit(&mut self) {
+        if let State::Waiting { end, scope, size } = self.state {
+            self.literals = self.literals.saturating_add(size);
+            self.state = State::Literal { end, scope, left: size };
+        }
     }
 
-    fn consume(&mut self, length: usize) {
-        self.held.drain(..length);
-        self.scanned = 0;
-        if self.held.is_empty() {
-            self.held = Zeroizing::new(Vec::new());
+    /// Ends the command whose literal waits: its sender will not send it (RFC 9051 2.2.1). What comes next is a command.
+    pub fn abandon(&mut self) {
+        if matches!(self.state, State::Waiting { .. }) {
+            self.reset();
+        }
+    }
+
+    /// The next line is the answer to a challenge, not a command.
+    pub fn expect_answer(&mut self) {
+        self.reset();
+        self.state = State::Answer;
+    }
+
+    /// What has been pushed and not read. This is what was pipelined.
+    pub fn unread(&self) -> &[u8] {
+        self.input.get(self.at..).unwrap_or_default()
+    }
+
+    /// All bytes in memory.
+    pub fn buffered(&self) -> usize {
+        self.unread().len() + self.held.len()
+    }
+
+    /// `None`: a PROXY v2 header is still possible. `Some(false)`: here it is.
+    fn is_past_proxy_header(&mut self) -> Option<bool> {
+        let unread = self.unread();
+        if unread.starts_with(PROXY_V2) {
+            return Some(false);
+        }
+        if PROXY_V2.starts_with(unread) {
+            return None;
+        }
+        self.fresh = false;
+        Some(true)
+    }
+
+    /// At most `most` bytes of the input, as a range that is now read; `None` when there are none.
+    fn take(&mut self, most: u64) -> Option<(usize, usize)> {
+        let from = self.at;
+        let count = self.unread().len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        self.at += count;
+        (count > 0).then_some((from, self.at))
+    }
+
+    /// One byte of a line.
+    fn read(&mut self, byte: u8) -> Option<Frame> {
+        self.text += 1;
+        let last = mem::replace(&mut self.last, byte);
+        if byte == b'\n' {
+            // Not a CR that is the last byte of a literal.
+            if last == b'\r' && self.held.last() == Some(&b'\r') {
+                self.held.pop();
+            }
+            return self.end_line();
+        }
+        let cap = match self.state {
+            State::Text { scope: Scope::Whole(cap), .. } => cap,
+            State::Answer => SASL_MAX + 2,
+            _ => LINE_MAX,
+        };
+        // The line end counts, and is at least one byte more.
+        if self.text >= cap {
+            return Some(self.close(Frame::TooLong));
+        }
+        self.marker.read(byte);
+        match self.state {
+            State::Head => {
+                append(&mut self.held, &[byte]);
+                if FOREIGN.contains(&self.held.as_slice()) {
+                    return Some(self.close(Frame::Foreign));
+                }
+                if self.held.len() == HEAD_MAX || (byte == b' ' && self.held.split(|byte| *byte == b' ').count() == 3) {
+                    let (end, scope) = self.head();
+                    self.state = State::Text { end, scope, oversize: false };
+                }
+            }
+            State::Text { scope: Scope::Whole(_), .. } | State::Answer => append(&mut self.held, &[byte]),
+            _ => {}
+        }
+        None
+    }
+
+    /// How long the head is, and how much is to be held behind it.
+    fn head(&self) -> (usize, Scope) {
+        (self.held.len(), (self.scope_of)(&self.held))
+    }
+
+    /// The line is at its end; whether the command is depends on what the line ended with.
+    fn end_line(&mut self) -> Option<Frame> {
+        self.last = 0;
+        let announced = mem::replace(&mut self.marker, Marker::None).announced();
+        let (end, scope, oversize) = match self.state {
+            State::Answer => return Some(Frame::Answer(self.reset())),
+            State::Text { end, scope, oversize } => (end, scope, oversize),
+            _ => {
+                let (end, scope) = self.head();
+                (end, scope, false)
+            }
+        };
+        match announced {
+            Some(literal) => self.literal(literal, end, scope, oversize),
+            None if oversize => Some(Frame::Oversize(self.reset())),
+            None => Some(Frame::Command(self.reset())),
+        }
+    }
+
+    /// Decides on a literal before any byte of it is read, and before its sender is told to send it.
+    fn literal(&mut self, literal: Literal, end: usize, scope: Scope, oversize: bool) -> Option<Frame> {
+        let room = LITERALS_MAX - self.literals.min(LITERALS_MAX);
+        let limit = if literal.waits { room } else { room.min(LITERAL_MINUS_MAX) };
+        let oversize = oversize || (scope != Scope::Head && literal.size > limit);
+        if scope != Scope::Head && !oversize {
+            append(&mut self.held, b"\r\n");
+            self.state = State::Waiting { end, scope, size: literal.size };
+            if literal.waits {
+                return Some(Frame::Waits);
+            }
+            self.permit();
+            return None;
+        }
+        cut(&mut self.held, end);
+        if literal.waits {
+            // Its sender waits for a "+" that does not come, and starts over behind the answer.
+            let held = self.reset();
+            return Some(if oversize { Frame::Oversize(held) } else { Frame::Command(held) });
+        }
+        self.swallowed = self.swallowed.saturating_add(literal.size);
+        if self.swallowed > SWALLOW_MAX {
+            return Some(self.close(Frame::TooLong));
+        }
+        self.state = State::Swallow { end, oversize, left: literal.size };
+        None
+    }
+
+    /// Back to the start of a command; gives what was held of the last one.
+    fn reset(&mut self) -> Zeroizing<Vec<u8>> {
+        self.state = State::Head;
+        self.marker = Marker::None;
+        self.last = 0;
+        (self.text, self.literals, self.swallowed) = (0, 0, 0);
+        mem::take(&mut self.held)
+    }
+
+    fn close(&mut self, frame: Frame) -> Frame {
+        self.reset();
+        self.state = State::Closed;
+        self.at = self.input.len();
+        frame
+    }
+}
+
+/// Lengths only: what is held may be a password.
+impl fmt::Debug for Framer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Framer({:?}, {} held, {} unread)", self.state, self.held.len(), self.unread().len())
+    }
+}
+
+/// Lengths only, as above.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Command(held) => write!(f, "Command({} bytes)", held.len()),
+            Self::Waits => f.write_str("Waits"),
+            Self::Oversize(held) => write!(f, "Oversize({} bytes)", held.len()),
+            Self::Answer(held) => write!(f, "Answer({} bytes)", held.len()),
+            Self::TooLong => f.write_str("TooLong"),
+            Self::Foreign => f.write_str("Foreign"),
         }
     }
 }
 
-/// A literal announced at the end of a line: `{5}` or `{5+}`.
+/// The announcement of a literal at the end of a line, followed byte by byte so that a line need not be held for it:
+/// `{`, digits, perhaps `+`, `}`, perhaps CR. No sign, no blank, at least one digit; a number too great saturates, and
+/// nothing that great is ever let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Announced {
-    /// Where the line ends without it.
-    pub text: usize,
-    /// Its length; `u64::MAX` when the number has no meaning here.
-    pub length: u64,
-    /// The client waits for a `+` before it sends it.
-    pub waits: bool,
+enum Marker {
+    None,
+    Open,
+    Digits(u64),
+    Plus(u64),
+    Closed(Literal),
+    ClosedCr(Literal),
 }
 
-/// The literal a line announces, if it does. Digits only: no sign, no blank, at least one.
-pub fn announced(line: &[u8]) -> Option<Announced> {
-    let inner = line.strip_suffix(b"}")?;
-    let text = inner.iter().rposition(|byte| *byte == b'{')?;
-    let digits = &inner[text + 1..];
-    let (digits, waits) = match digits.strip_suffix(b"+") {
-        Some(digits) => (digits, false),
-        None => (digits, true),
-    };
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Literal {
+    size: u64,
+    /// The sender waits for a `+` before it sends the bytes.
+    waits: bool,
+}
+
+impl Marker {
+    fn read(&mut self, byte: u8) {
+        let digit = || u64::from(byte - b'0');
+        *self = match (*self, byte) {
+            (_, b'{') => Self::Open,
+            (Self::Open, b'0'..=b'9') => Self::Digits(digit()),
+            (Self::Digits(size), b'0'..=b'9') => Self::Digits(size.saturating_mul(10).saturating_add(digit())),
+            (Self::Digits(size), b'+') => Self::Plus(size),
+            (Self::Digits(size), b'}') => Self::Closed(Literal { size, waits: true }),
+            (Self::Plus(size), b'}') => Self::Closed(Literal { size, waits: false }),
+            (Self::Closed(literal), b'\r') => Self::ClosedCr(literal),
+            _ => Self::None,
+        };
     }
-    let length = std::str::from_utf8(digits).ok()?.parse().unwrap_or(u64::MAX);
-    Some(Announced { text, length, waits })
+
+    fn announced(self) -> Option<Literal> {
+        match self {
+            Self::Closed(literal) | Self::ClosedCr(literal) => Some(literal),
+            _ => None,
+        }
+    }
+}
+
+/// Appends without leaving a copy of the bytes behind: a vector that grows by itself moves and does not wipe.
+fn append(buffer: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
+    let needed = buffer.len().saturating_add(bytes.len());
+    if needed > buffer.capacity() {
+        let mut grown = Zeroizing::new(Vec::with_capacity(needed.max(buffer.capacity().saturating_mul(2)).max(64)));
+        grown.extend_from_slice(buffer);
+        *buffer = grown;
+    }
+    buffer.extend_from_slice(bytes);
+}
+
+/// Shortens and wipes what is cut off.
+fn cut(buffer: &mut Zeroizing<Vec<u8>>, len: usize) {
+    if let Some(tail) = buffer.get_mut(len..) {
+        tail.zeroize();
+        buffer.truncate(len);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn whole(line: &[u8]) -> Line {
-        Line::Whole(Zeroizing::new(line.to_vec()))
-    }
-
-    #[test]
-    fn lines_end_with_crlf_or_lf() {
-        let mut framer = Framer::default();
-        framer.push(b"one\r\ntwo\n\r\nthr");
-        assert_eq!(framer.line(10), Some(whole(b"one")));
-        assert_eq!(framer.line(10), Some(whole(b"two")));
-        assert_eq!(framer.line(10), Some(whole(b"")));
-        assert_eq!(framer.line(10), None);
-        assert_eq!(framer.held(), b"thr");
-    }
-
-    #[test]
-    fn a_line_of_just_the_longest_length_is_a_line() {
-        let mut framer = Framer::default();
-        framer.push(b"0123456789\r");
-        assert_eq!(framer.line(10), None);
-        framer.push(b"\n");
-        assert_eq!(framer.line(10), Some(whole(b"0123456789")));
-        framer.push(b"0123456789a\r\n");
-        assert_eq!(framer.line(10), Some(Line::TooLong));
-    }
-
-    #[test]
-    fn what_is_skipped_is_not_kept() {
-        let mut framer = Framer::default();
-        framer.push(b"abc");
-        framer.skip(1_000_000);
-        framer.push(&[b'x'; 999_997]);
-        assert!(framer.held().is_empty() && framer.held.capacity() == 0);
-        framer.push(b"next\r\n");
-        assert_eq!(framer.line(10), Some(whole(b"next")));
-    }
-
-    #[test]
-    fn announcements() {
-        assert_eq!(announced(b"a LOGIN {5}"), Some(Announced { text: 8, length: 5, waits: true }));
-        assert_eq!(announced(b"{0+}"), Some(Announced { text: 0, length: 0, waits: false }));
-        assert_eq!(announced(b"{99999999999999999999999}").map(|found| found.length), Some(u64::MAX));
-        for none in [&b"{}"[..], b"{+}", b"{-1}", b"{ 1}", b"{1 }", b"{1}x", b"1}", b"{1++}", b"{1+2}", b""] {
-            assert_eq!(announced(none), None, "{}", none.escape_ascii());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_split_gives_the_same_lines(
-            text in prop::collection::vec(prop::sample::select(&b"ab\r\n"[..]), 0..200),
-            cuts in prop::collection::vec(1_usize..20, 1..50),
-        ) {
-            let lines = |chunks: &mut dyn Iterator<Item = &[u8]>| {
-                let (mut framer, mut lines) = (Framer::default(), Vec::new());
-                for chunk in chunks {
-                    framer.push(chunk);
-                    while let Some(line) = framer.line(LONGEST_LINE) {
-                        lines.push(line);
-                    }
-                }
-                (lines, framer.into_held())
-            };
-            let mut rest = &text[..];
-            let mut cuts = cuts.iter().cycle();
-            let mut pieces = std::iter::from_fn(|| {
-                let (piece, after) = rest.split_at(rest.len().min(*cuts.next()?));
-                rest = after;
-                (!piece.is_empty()).then_some(piece)
-            });
-            prop_assert_eq!(lines(&mut pieces), lines(&mut std::iter::once(&text[..])));
-        }
-    }
-}
+mod tests;

@@ -1,517 +1,382 @@
-//! The dialogue before login, as a machine: bytes in, bytes out, and events. It knows seven commands and the mechanisms
-//! its listener offers; RFC 9051 sections 6.1 and 6.2, RFC 2971 (ID), RFC 4959 (SASL-IR), RFC 7888 (LITERAL-).
-//!
-//! Nothing a client sends is given back to it but its tag. The bounds are here and in `framer.rs`: a client that passes
-//! them is told so and the dialogue ends.
+//! The dialogue before login, as a machine without I/O: bytes in, answers and events out. It knows what may be said when,
+//! every answer and every bound that is a number of tries; bounds in bytes are the framer's. It ends in a [`Login`] that
+//! is accepted, or in an [`Ending`]. RFC 9051 sections 3.1, 6.1 and 6.2.
+
+use std::{fmt, mem};
 
 use zeroize::Zeroizing;
 
-use super::command::{self, Part, Verb};
-use super::framer::{Announced, Framer, LONGEST_LINE, LONGEST_SASL_LINE, Line, announced};
-use super::sasl;
-use super::{Credentials, Login, Mechanism, Secret, UserName, Welcome};
+use super::command::{self, Command, Line, Name, Wrong};
+use super::framer::{Frame, Framer};
+use super::sasl::{self, Exchange, Turn};
+use super::{Capabilities, Credentials, Login, Mechanism, Secret, UserName, Welcome, reply};
 use crate::outcome::Ending;
 
-/// Bad commands and failed logins, together.
-const MOST_ERRORS: u32 = 20;
-/// What LITERAL- lets a client send without asking (RFC 7888 section 5).
-const LITERAL_MINUS: u64 = 4096;
-/// Literals that nobody asked for are read past, so that their bytes are not taken for commands; up to here.
-const MOST_SKIPPED: u64 = 1024 * 1024;
+/// Bad commands and failed logins, together, that a client has: enough for a person who mistypes, too few for a page in a
+/// browser that was made to speak to us, or for guessing.
+const ERRORS_MAX: u32 = 20;
 
-const MALFORMED: &[u8] = b"BAD Malformed command.";
-const TOO_BIG: &[u8] = b"BAD [TOOBIG] Literal too big.";
-const NOT_NOW: &[u8] = b"BAD Log in first.";
-const PRIVACY: &[u8] = b"NO [PRIVACYREQUIRED] Use TLS before you log in.";
-const FORBIDDEN: &[u8] = b"BAD CR, LF and NUL are not allowed here.";
+const ABORTED: &[u8] = b"BAD Authentication aborted.";
+const BAD_ARGUMENTS: &[u8] = b"BAD Invalid arguments.";
+const PRIVACY_REQUIRED: &[u8] = b"NO [PRIVACYREQUIRED] Plaintext authentication is not allowed without TLS.";
 
-/// What this listener, at this point, offers.
-#[derive(Debug, Clone, Default)]
+/// What this listener allows at this moment. After STARTTLS there is another one, in another machine.
+#[derive(Debug, Clone)]
 pub struct Offer {
-    /// STARTTLS.
+    /// STARTTLS is announced and obeyed.
     pub starttls: bool,
-    /// Logging in. Where it is not offered, secrets are not invited either.
+    /// Logins are allowed. When not: LOGINDISABLED, no AUTH=, every attempt answered `NO [PRIVACYREQUIRED]`, and never a
+    /// `+` that would invite a secret on to the wire.
     pub login: bool,
-    /// What AUTH= announces, EXTERNAL aside.
+    /// The SASL mechanisms, in the order of AUTH=.
     pub mechanisms: Vec<Mechanism>,
-    /// Whom the client's verified certificate names; EXTERNAL is offered where there is one.
+    /// The identity from a verified client certificate. With it, and only then, EXTERNAL is offered.
     pub certificate: Option<UserName>,
 }
 
-/// Something the machine cannot deal with alone.
-#[derive(Debug)]
+/// What the driver has to know or do.
 pub enum Event {
-    /// A whole attempt to log in. The machine reads nothing more until it is told how it went: by `refuse`, `challenge` or
-    /// `accept`.
+    /// A whole attempt. The machine reads nothing more until [`Preauth::refuse`], [`Preauth::challenge`] or
+    /// [`Preauth::accept`].
     Login(Login),
-    /// The client's answer to a challenge, decoded; `None` when it gave up, which has been answered.
+    /// The client's answer to [`Preauth::challenge`], decoded. `None`: it gave up with `*` or sent something malformed;
+    /// it has its tagged BAD already and the machine waits for the next command.
     Answer(Option<Zeroizing<Vec<u8>>>),
-    /// The client said who it is (RFC 2971), and was answered.
+    /// ID was received, and answered.
     Id(Vec<(Vec<u8>, Vec<u8>)>),
-    /// STARTTLS was answered with OK; `clean` when nothing was pipelined behind it.
+    /// STARTTLS was answered OK. The machine is of no more use.
     StartTls {
-        /// Nothing of what comes under TLS was sent in clear.
+        /// False: something was pipelined behind it in clear. It must never count inside TLS (CVE-2011-0411 and its
+        /// many children); close.
         clean: bool,
     },
-    /// The dialogue is over. What was said last is still to be written.
+    /// The session is over, once the answers are written. The untagged BYE, where there is one, is among them.
     End(Ending),
 }
 
 /// The machine.
+#[derive(Debug)]
 pub struct Preauth {
     offer: Offer,
     framer: Framer,
     state: State,
     errors: u32,
-    /// The client has seen a list of capabilities that the backend's will not be.
+    /// The client asked for capabilities, and so must hear of those that count after login.
     asked: bool,
-    /// Nothing has been read yet.
-    fresh: bool,
 }
 
+#[derive(Debug)]
 enum State {
-    /// A command begins.
-    Command,
-    /// Within a command that takes literals.
-    Arguments(Gathering),
-    /// Reading past what is left of a command that is refused.
-    Past { tag: Vec<u8>, reply: &'static [u8], skipped: u64 },
-    /// A SASL message is awaited.
-    Sasl { tag: Vec<u8>, mechanism: Mechanism, user: Option<UserName> },
-    /// A login has been given out.
-    Given { tag: Vec<u8> },
-    /// The client's answer to a challenge is awaited.
-    Challenged { tag: Vec<u8> },
-    /// Over.
-    Ended,
-}
-
-struct Gathering {
-    tag: Vec<u8>,
-    verb: Verb,
-    parts: Vec<Part>,
-    /// Bytes gathered, so that many literals are not more than one.
-    size: usize,
-    /// The literal that comes next.
-    literal: Option<usize>,
-}
-
-/// What one step came to.
-enum Step {
-    Event(Event),
-    Again,
-    NeedsBytes,
+    /// Waits for a command.
+    Idle,
+    /// Waits for the next message of an AUTHENTICATE.
+    Exchange { tag: Vec<u8>, exchange: Exchange },
+    /// An attempt was handed out.
+    Attempt { tag: Vec<u8>, mechanism: Mechanism },
+    /// Waits for the answer to the driver's challenge.
+    Challenged { tag: Vec<u8>, mechanism: Mechanism },
+    /// Nothing more happens.
+    Over,
 }
 
 impl Preauth {
-    /// A machine that has read nothing.
+    /// A machine at the start of a connection, or of its TLS.
     pub fn new(offer: Offer) -> Self {
-        Self { offer, framer: Framer::default(), state: State::Command, errors: 0, asked: false, fresh: true }
+        let scope = if offer.login { command::scope } else { command::scope_in_clear };
+        Self { offer, framer: Framer::new(scope), state: State::Idle, errors: 0, asked: false }
     }
 
-    /// The greeting.
+    /// The greeting. There is none after STARTTLS.
     pub fn greet(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"* OK [CAPABILITY ");
-        self.write_capabilities(out);
-        out.extend_from_slice(b"] mailmux ready\r\n");
+        reply::line(out, &[b"* OK [CAPABILITY ", self.capabilities().as_line(), b"] mailmux ready"]);
     }
 
-    /// Takes in what the client sent. To be stepped until it needs bytes before it is given more.
+    /// Takes bytes from the client. Push at most a few KiB, then `step` until `None`: what is pushed is held, and what it
+    /// is answered with grows with it.
     pub fn push(&mut self, bytes: &[u8]) {
         self.framer.push(bytes);
     }
 
-    /// Bytes held.
-    pub fn buffered(&self) -> usize {
-        self.framer.held().len()
-    }
-
-    /// Goes on until something happens or bytes are missing (`None`). Answers are appended to `out`.
+    /// Goes on until there is an event; `None` when more bytes are needed. Answers are appended to `out`; while the client
+    /// does not take them, do not push.
     pub fn step(&mut self, out: &mut Vec<u8>) -> Option<Event> {
         loop {
-            if self.errors >= MOST_ERRORS && matches!(self.state, State::Command) {
-                return Some(self.end(Ending::TooManyErrors, b"* BYE Too many errors.\r\n", out));
+            match self.state {
+                State::Attempt { .. } | State::Over => return None,
+                _ if self.errors >= ERRORS_MAX => return Some(self.end(Ending::TooManyErrors, out)),
+                _ => {}
             }
-            match self.advance(out) {
-                Step::Event(event) => return Some(event),
-                Step::Again => {}
-                Step::NeedsBytes => return None,
+            let event = match self.framer.pop()? {
+                Frame::Command(bytes) => self.command(&bytes, out),
+                Frame::Waits => {
+                    self.literal(out);
+                    None
+                }
+                Frame::Oversize(head) => {
+                    self.bad(Line::new(&head).tag, b"BAD Literal too long.", out);
+                    None
+                }
+                Frame::Answer(text) => self.answer(&text, out),
+                Frame::TooLong => Some(self.end(Ending::TooLong, out)),
+                Frame::Foreign => Some(self.end(Ending::WrongProtocol, out)),
+            };
+            if event.is_some() {
+                return event;
             }
         }
     }
 
-    /// The login was refused, with these words behind NO. The client may try again.
+    /// Answers the attempt with `NO <reply>`. The client may try again, a bounded number of times.
     pub fn refuse(&mut self, reply: &[u8], out: &mut Vec<u8>) {
-        if let State::Given { tag } = std::mem::replace(&mut self.state, State::Command) {
+        if let State::Attempt { tag, .. } = mem::replace(&mut self.state, State::Idle) {
             self.errors += 1;
-            for piece in [&tag[..], b" NO ", reply, b"\r\n"] {
-                out.extend_from_slice(piece);
-            }
+            reply::line(out, &[&tag, b" NO ", reply]);
         }
     }
 
-    /// The backend wants something only the client can say.
+    /// Passes a challenge on to the client; what it says to it comes as [`Event::Answer`].
     pub fn challenge(&mut self, data: &[u8], out: &mut Vec<u8>) {
-        if let State::Given { tag } = std::mem::replace(&mut self.state, State::Ended) {
-            write_challenge(data, out);
-            self.state = State::Challenged { tag };
+        match mem::replace(&mut self.state, State::Idle) {
+            State::Attempt { tag, mechanism } => {
+                self.invite(data, out);
+                self.state = State::Challenged { tag, mechanism };
+            }
+            state => self.state = state,
         }
     }
 
-    /// The login succeeded: answers it, and gives what the client has pipelined behind it.
-    pub fn accept(self, welcome: &Welcome, out: &mut Vec<u8>) -> Vec<u8> {
-        if let State::Given { tag } = &self.state {
-            welcome.write(tag, self.asked, out);
+    /// Lets the client in, and gives back what it pipelined behind its login: the backend's, byte for byte.
+    pub fn accept(self, ok: &Welcome, out: &mut Vec<u8>) -> Vec<u8> {
+        if let State::Attempt { tag, .. } = &self.state {
+            out.extend_from_slice(&ok.untagged);
+            if (self.asked || !ok.ok_had_capabilities) && !ok.capabilities.is_empty() {
+                reply::capabilities(out, &ok.capabilities);
+            }
+            reply::line(out, &[tag, b" OK ", &ok.text]);
         }
-        self.framer.into_held()
+        self.framer.unread().to_vec()
     }
 
-    fn advance(&mut self, out: &mut Vec<u8>) -> Step {
-        match std::mem::replace(&mut self.state, State::Ended) {
-            State::Command => self.command(out),
-            State::Arguments(gathering) => self.gather(gathering, out),
-            State::Past { tag, reply, skipped } => self.read_past(tag, reply, skipped, out),
-            State::Sasl { tag, mechanism, user } => self.sasl(tag, mechanism, user, out),
-            State::Challenged { tag } => self.answered(tag, out),
-            waiting @ (State::Given { .. } | State::Ended) => {
-                self.state = waiting;
-                Step::NeedsBytes
+    /// The bytes held.
+    pub fn buffered(&self) -> usize {
+        self.framer.buffered()
+    }
+
+    /// What is obeyed at this moment, and nothing else.
+    fn capabilities(&self) -> Capabilities {
+        let mut line = b"IMAP4rev1 SASL-IR LITERAL- ID ENABLE".to_vec();
+        if self.offer.starttls {
+            line.extend_from_slice(b" STARTTLS");
+        }
+        if !self.offer.login {
+            line.extend_from_slice(b" LOGINDISABLED");
+        }
+        let chosen = self.offer.mechanisms.iter().filter(|mechanism| **mechanism != Mechanism::External);
+        for mechanism in chosen.chain([&Mechanism::External]).filter(|mechanism| self.offers(**mechanism)) {
+            line.extend_from_slice(b" AUTH=");
+            line.extend_from_slice(mechanism.as_str().as_bytes());
+        }
+        Capabilities::parse(&line)
+    }
+
+    fn offers(&self, mechanism: Mechanism) -> bool {
+        self.offer.login
+            && match mechanism {
+                Mechanism::LoginCommand => false,
+                Mechanism::External => self.offer.certificate.is_some(),
+                _ => self.offer.mechanisms.contains(&mechanism),
+            }
+    }
+
+    fn command(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Option<Event> {
+        let line = Line::new(bytes);
+        let Some(tag) = line.tag else {
+            self.bad(None, b"BAD Invalid tag.", out);
+            return None;
+        };
+        if self.is_in_clear(line.name) {
+            self.bad(Some(tag), PRIVACY_REQUIRED, out);
+            return None;
+        }
+        match line.parse() {
+            Ok(Command::Capability) => {
+                self.asked = true;
+                reply::capabilities(out, &self.capabilities());
+                reply::tagged(out, Some(tag), b"OK Capability completed.");
+            }
+            Ok(Command::Noop) => reply::tagged(out, Some(tag), b"OK Noop completed."),
+            Ok(Command::Logout) => {
+                reply::tagged(out, None, b"BYE Logging out.");
+                reply::tagged(out, Some(tag), b"OK Logout completed.");
+                return Some(self.end(Ending::ClientLogout, out));
+            }
+            Ok(Command::StartTls) => return self.start_tls(tag, out),
+            Ok(Command::Id(pairs)) => {
+                reply::tagged(out, None, b"ID (\"name\" \"mailmux\")");
+                reply::tagged(out, Some(tag), b"OK ID completed.");
+                return Some(Event::Id(pairs));
+            }
+            Ok(Command::Login { user, password }) => return self.login(tag, &user, password, out),
+            Ok(Command::Authenticate { mechanism, initial }) => {
+                return self.authenticate(tag, &mechanism, initial.as_deref().map(Vec::as_slice), out);
+            }
+            Err(wrong) => self.bad(Some(tag), text(wrong), out),
+        }
+        None
+    }
+
+    /// A literal waits. Its sender hears `+` only when its bytes are wanted, and in clear never: what a client sends then
+    /// is its own mistake and nobody's invitation.
+    fn literal(&mut self, out: &mut Vec<u8>) {
+        let line = Line::new(self.framer.held());
+        if self.offer.login && line.tag.is_some() && line.may_go_on() {
+            reply::go_on(out, b"OK");
+            return self.framer.permit();
+        }
+        let tag = line.tag.map(<[u8]>::to_vec);
+        self.framer.abandon();
+        let text = if tag.is_some() { BAD_ARGUMENTS } else { b"BAD Invalid tag." };
+        self.bad(tag.as_deref(), text, out);
+    }
+
+    fn start_tls(&mut self, tag: &[u8], out: &mut Vec<u8>) -> Option<Event> {
+        if !self.offer.starttls {
+            self.bad(Some(tag), b"BAD STARTTLS is not available.", out);
+            return None;
+        }
+        reply::tagged(out, Some(tag), b"OK Begin TLS negotiation now.");
+        self.state = State::Over;
+        Some(Event::StartTls { clean: self.framer.unread().is_empty() })
+    }
+
+    fn login(&mut self, tag: &[u8], user: &[u8], password: Zeroizing<Vec<u8>>, out: &mut Vec<u8>) -> Option<Event> {
+        // A line break in either would be a command to whoever writes it into a line (command smuggling).
+        let (Ok(user), Ok(password)) = (UserName::new(user), Secret::new(password)) else {
+            self.bad(Some(tag), b"BAD Invalid user name or password.", out);
+            return None;
+        };
+        let credentials = Credentials::Password(password);
+        Some(self.attempt(tag.to_vec(), Login { mechanism: Mechanism::LoginCommand, user, authzid: None, credentials }))
+    }
+
+    fn authenticate(&mut self, tag: &[u8], name: &[u8], initial: Option<&[u8]>, out: &mut Vec<u8>) -> Option<Event> {
+        let Some(mechanism) = sasl::mechanism(name).filter(|mechanism| self.offers(*mechanism)) else {
+            self.bad(Some(tag), b"NO Unsupported authentication mechanism.", out);
+            return None;
+        };
+        let exchange = Exchange::new(mechanism);
+        let Some(text) = initial else {
+            self.invite(exchange.prompt(), out);
+            self.state = State::Exchange { tag: tag.to_vec(), exchange };
+            return None;
+        };
+        // An empty message is written "=" here, and only here (RFC 4959 section 3).
+        let message = if text == b"=" { Some(Zeroizing::default()) } else { sasl::decode_base64(text) };
+        self.hear(tag.to_vec(), exchange, message, out)
+    }
+
+    /// The next message of an exchange; `None` when it was no base64.
+    fn hear(
+        &mut self,
+        tag: Vec<u8>,
+        mut exchange: Exchange,
+        message: Option<Zeroizing<Vec<u8>>>,
+        out: &mut Vec<u8>,
+    ) -> Option<Event> {
+        let identity = self.offer.certificate.as_ref();
+        match message.ok_or(sasl::Malformed).and_then(|message| exchange.hear(message, identity)) {
+            Ok(Turn::Done(login)) => Some(self.attempt(tag, login)),
+            Ok(Turn::Ask) => {
+                self.invite(exchange.prompt(), out);
+                self.state = State::Exchange { tag, exchange };
+                None
+            }
+            Err(sasl::Malformed) => {
+                self.bad(Some(&tag), b"BAD Invalid authentication message.", out);
+                None
             }
         }
     }
 
-    /// Puts a state back that has to wait.
-    fn wait(&mut self, state: State) -> Step {
-        self.state = state;
-        Step::NeedsBytes
+    /// A line that answers a `+`.
+    fn answer(&mut self, text: &[u8], out: &mut Vec<u8>) -> Option<Event> {
+        let state = mem::replace(&mut self.state, State::Idle);
+        let message = sasl::decode_base64(text);
+        match state {
+            State::Exchange { tag, .. } if text == b"*" => {
+                self.bad(Some(&tag), ABORTED, out);
+                None
+            }
+            State::Exchange { tag, exchange } => self.hear(tag, exchange, message, out),
+            State::Challenged { tag, mechanism } => {
+                let message = message.filter(|message| is_answer(mechanism, message));
+                if message.is_some() {
+                    self.state = State::Attempt { tag, mechanism };
+                } else {
+                    self.bad(Some(&tag), ABORTED, out);
+                }
+                Some(Event::Answer(message))
+            }
+            state => {
+                self.state = state;
+                None
+            }
+        }
     }
 
-    fn too_long(&mut self, out: &mut Vec<u8>) -> Step {
-        Step::Event(self.end(Ending::TooLong, b"* BYE Input too long.\r\n", out))
+    fn attempt(&mut self, tag: Vec<u8>, login: Login) -> Event {
+        self.state = State::Attempt { tag, mechanism: login.mechanism };
+        Event::Login(login)
     }
 
-    fn end(&mut self, ending: Ending, words: &[u8], out: &mut Vec<u8>) -> Event {
-        out.extend_from_slice(words);
-        self.state = State::Ended;
+    /// `+ <base64>`; the next line is the answer.
+    fn invite(&mut self, data: &[u8], out: &mut Vec<u8>) {
+        reply::go_on(out, &sasl::base64(data));
+        self.framer.expect_answer();
+    }
+
+    /// Says no, and counts it.
+    fn bad(&mut self, tag: Option<&[u8]>, text: &[u8], out: &mut Vec<u8>) {
+        self.errors += 1;
+        reply::tagged(out, tag, text);
+    }
+
+    fn end(&mut self, ending: Ending, out: &mut Vec<u8>) -> Event {
+        self.state = State::Over;
+        out.extend_from_slice(ending.bye().unwrap_or_default());
         Event::End(ending)
     }
 
-    /// Answers a command and is ready for the next.
-    fn reply(&mut self, tag: &[u8], reply: &[u8], out: &mut Vec<u8>) -> Step {
-        if !reply.starts_with(b"OK") {
-            self.errors += 1;
-        }
-        for piece in [tag, b" ", reply, b"\r\n"] {
-            out.extend_from_slice(piece);
-        }
-        self.state = State::Command;
-        Step::Again
+    fn is_in_clear(&self, name: Name) -> bool {
+        !self.offer.login && matches!(name, Name::Login | Name::Authenticate)
     }
+}
 
-    fn command(&mut self, out: &mut Vec<u8>) -> Step {
-        if command::is_other_protocol(self.framer.held()) && self.fresh {
-            return Step::Event(self.end(Ending::WrongProtocol, b"", out));
-        }
-        let line = match self.framer.line(LONGEST_LINE) {
-            Some(Line::Whole(line)) => line,
-            Some(Line::TooLong) => return self.too_long(out),
-            None => return self.wait(State::Command),
-        };
-        // A header of PROXY version 2 begins with line ends; it is known by then or never.
-        self.fresh &= line.is_empty();
-        let Some(head) = command::head(&line) else {
-            return self.refuse_rest(b"*", b"BAD Malformed command.", &line, out);
-        };
-        let (tag, rest) = (head.tag.to_vec(), head.rest);
-        match head.verb {
-            Some(Verb::Login) if !self.offer.login => self.refuse_rest(&tag, PRIVACY, &line, out),
-            Some(verb @ (Verb::Login | Verb::Id)) => {
-                let gathering = Gathering { tag, verb, parts: Vec::new(), size: 0, literal: None };
-                self.gathered_line(gathering, rest, out)
-            }
-            Some(Verb::Authenticate) if announced(&line).is_none() => self.authenticate(&tag, rest, out),
-            Some(Verb::Capability | Verb::Noop | Verb::Logout | Verb::StartTls) if !rest.is_empty() => {
-                self.refuse_rest(&tag, MALFORMED, &line, out)
-            }
-            Some(Verb::Capability) => {
-                self.asked = true;
-                out.extend_from_slice(b"* CAPABILITY ");
-                self.write_capabilities(out);
-                out.extend_from_slice(b"\r\n");
-                self.reply(&tag, b"OK Capability completed.", out)
-            }
-            Some(Verb::Noop) => self.reply(&tag, b"OK Nothing done.", out),
-            Some(Verb::Logout) => {
-                out.extend_from_slice(b"* BYE Logging out.\r\n");
-                self.reply(&tag, b"OK Logged out.", out);
-                Step::Event(self.end(Ending::ClientLogout, b"", out))
-            }
-            Some(Verb::StartTls) => self.starttls(&tag, out),
-            Some(Verb::Other) => self.refuse_rest(&tag, NOT_NOW, &line, out),
-            Some(Verb::Authenticate) | None => self.refuse_rest(&tag, MALFORMED, &line, out),
-        }
-    }
-
-    fn starttls(&mut self, tag: &[u8], out: &mut Vec<u8>) -> Step {
-        if !self.offer.starttls {
-            return self.reply(tag, b"BAD There is no STARTTLS here.", out);
-        }
-        self.reply(tag, b"OK Begin TLS now.", out);
-        self.state = State::Ended;
-        Step::Event(Event::StartTls { clean: self.framer.held().is_empty() })
-    }
-
-    /// Refuses a command whose first line ends like this. A literal that the client waits to send is thereby not invited;
-    /// one that comes anyway is read past first.
-    fn refuse_rest(&mut self, tag: &[u8], reply: &'static [u8], line: &[u8], out: &mut Vec<u8>) -> Step {
-        match announced(line) {
-            Some(Announced { waits: false, length, .. }) => self.skip(tag.to_vec(), reply, (0, length), out),
-            _ => self.reply(tag, reply, out),
-        }
-    }
-
-    fn skip(&mut self, tag: Vec<u8>, reply: &'static [u8], (so_far, length): (u64, u64), out: &mut Vec<u8>) -> Step {
-        let skipped = so_far.saturating_add(length);
-        if skipped > MOST_SKIPPED {
-            return self.too_long(out);
-        }
-        self.framer.skip(length);
-        self.state = State::Past { tag, reply, skipped };
-        Step::Again
-    }
-
-    fn read_past(&mut self, tag: Vec<u8>, reply: &'static [u8], skipped: u64, out: &mut Vec<u8>) -> Step {
-        match self.framer.line(LONGEST_LINE) {
-            None => self.wait(State::Past { tag, reply, skipped }),
-            Some(Line::TooLong) => self.too_long(out),
-            Some(Line::Whole(line)) => match announced(&line) {
-                Some(Announced { waits: false, length, .. }) => self.skip(tag, reply, (skipped, length), out),
-                _ => self.reply(&tag, reply, out),
-            },
-        }
-    }
-
-    /// Waits for the literal or the line that comes next in a command that takes literals.
-    fn gather(&mut self, mut gathering: Gathering, out: &mut Vec<u8>) -> Step {
-        if let Some(length) = gathering.literal {
-            let Some(literal) = self.framer.literal(length) else {
-                return self.wait(State::Arguments(gathering));
-            };
-            gathering.parts.push(Part::Literal(literal));
-            gathering.literal = None;
-        }
-        match self.framer.line(LONGEST_LINE) {
-            None => self.wait(State::Arguments(gathering)),
-            Some(Line::TooLong) => self.too_long(out),
-            Some(Line::Whole(line)) => self.gathered_line(gathering, &line, out),
-        }
-    }
-
-    fn gathered_line(&mut self, mut gathering: Gathering, line: &[u8], out: &mut Vec<u8>) -> Step {
-        let literal = announced(line);
-        let text = &line[..literal.map_or(line.len(), |literal| literal.text)];
-        gathering.size += text.len();
-        gathering.parts.push(Part::Text(Zeroizing::new(text.to_vec())));
-        let Some(Announced { length, waits, .. }) = literal else {
-            return self.complete(gathering, out);
-        };
-        let room = LONGEST_LINE.saturating_sub(gathering.size);
-        let fits = usize::try_from(length).ok().filter(|length| *length <= room);
-        match fits {
-            Some(length) if waits || length as u64 <= LITERAL_MINUS => {
-                if waits {
-                    out.extend_from_slice(b"+ Go ahead.\r\n");
-                }
-                gathering.size += length;
-                gathering.literal = Some(length);
-                self.state = State::Arguments(gathering);
-                Step::Again
-            }
-            _ if waits => self.reply(&gathering.tag, TOO_BIG, out),
-            _ => self.skip(gathering.tag, TOO_BIG, (0, length), out),
-        }
-    }
-
-    fn complete(&mut self, gathering: Gathering, out: &mut Vec<u8>) -> Step {
-        let Gathering { tag, verb, parts, .. } = gathering;
-        if verb == Verb::Id {
-            let Ok(pairs) = command::id_arguments(&parts) else { return self.reply(&tag, MALFORMED, out) };
-            out.extend_from_slice(b"* ID (\"name\" \"mailmux\")\r\n");
-            self.reply(&tag, b"OK Pleased to meet you.", out);
-            return Step::Event(Event::Id(pairs));
-        }
-        let Ok((user, password)) = command::login_arguments(&parts) else {
-            return self.reply(&tag, MALFORMED, out);
-        };
-        let (Ok(user), Ok(password)) = (UserName::new(user.as_slice()), Secret::new(password)) else {
-            return self.reply(&tag, FORBIDDEN, out);
-        };
-        self.give(tag, Mechanism::LoginCommand, user, Credentials::Password(password))
-    }
-
-    fn give(&mut self, tag: Vec<u8>, mechanism: Mechanism, user: UserName, credentials: Credentials) -> Step {
-        self.give_for(tag, Login { mechanism, user, authzid: None, credentials })
-    }
-
-    fn give_for(&mut self, tag: Vec<u8>, login: Login) -> Step {
-        self.state = State::Given { tag };
-        Step::Event(Event::Login(login))
-    }
-
-    fn authenticate(&mut self, tag: &[u8], rest: &[u8], out: &mut Vec<u8>) -> Step {
-        if !self.offer.login {
-            return self.reply(tag, PRIVACY, out);
-        }
-        let Ok((name, initial)) = command::authenticate_arguments(rest) else {
-            return self.reply(tag, MALFORMED, out);
-        };
-        let Some(mechanism) = self.offered().find(|offered| name.eq_ignore_ascii_case(offered.as_str().as_bytes()))
-        else {
-            return self.reply(tag, b"NO [CANNOT] Mechanism not offered.", out);
-        };
-        let (tag, user) = (tag.to_vec(), None);
-        match initial {
-            // RFC 4959: a response of no bytes is written "=".
-            Some(b"=") => self.sasl_message(tag, mechanism, user, Zeroizing::new(Vec::new()), out),
-            Some(initial) => self.sasl_text(tag, mechanism, user, initial, out),
-            None => {
-                write_challenge(if mechanism == Mechanism::Login { sasl::USER_PROMPT } else { b"" }, out);
-                self.state = State::Sasl { tag, mechanism, user };
-                Step::Again
-            }
-        }
-    }
-
-    fn sasl(&mut self, tag: Vec<u8>, mechanism: Mechanism, user: Option<UserName>, out: &mut Vec<u8>) -> Step {
-        match self.framer.line(LONGEST_SASL_LINE) {
-            None => self.wait(State::Sasl { tag, mechanism, user }),
-            Some(Line::TooLong) => self.too_long(out),
-            Some(Line::Whole(line)) if *line == b"*" => self.reply(&tag, b"BAD Authentication cancelled.", out),
-            Some(Line::Whole(line)) => self.sasl_text(tag, mechanism, user, &line, out),
-        }
-    }
-
-    fn sasl_text(
-        &mut self,
-        tag: Vec<u8>,
-        mechanism: Mechanism,
-        user: Option<UserName>,
-        text: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Step {
-        match sasl::decode_base64(text) {
-            Some(message) => self.sasl_message(tag, mechanism, user, message, out),
-            None => self.reply(&tag, b"BAD Malformed base64.", out),
-        }
-    }
-
-    fn sasl_message(
-        &mut self,
-        tag: Vec<u8>,
-        mechanism: Mechanism,
-        user: Option<UserName>,
-        message: Zeroizing<Vec<u8>>,
-        out: &mut Vec<u8>,
-    ) -> Step {
-        if mechanism == Mechanism::Login && user.is_none() {
-            let Ok(user) = UserName::new(message.as_slice()) else { return self.reply(&tag, FORBIDDEN, out) };
-            write_challenge(sasl::PASSWORD_PROMPT, out);
-            self.state = State::Sasl { tag, mechanism, user: Some(user) };
-            return Step::Again;
-        }
-        match self.read_sasl(mechanism, user, message) {
-            Ok(login) => self.give_for(tag, login),
-            Err(reply) => self.reply(&tag, reply, out),
-        }
-    }
-
-    /// The login that a mechanism's last message makes, or what is said to it.
-    fn read_sasl(
-        &self,
-        mechanism: Mechanism,
-        user: Option<UserName>,
-        message: Zeroizing<Vec<u8>>,
-    ) -> Result<Login, &'static [u8]> {
-        let malformed = |_| &b"BAD Malformed SASL message."[..];
-        let login = |user, authzid, credentials| Login { mechanism, user, authzid, credentials };
-        match mechanism {
-            Mechanism::Plain => {
-                let plain = sasl::parse_plain(&message).map_err(malformed)?;
-                Ok(login(plain.user, plain.authzid, Credentials::Password(plain.password)))
-            }
-            Mechanism::Login => {
-                let user = user.ok_or(MALFORMED)?;
-                Ok(login(user, None, Credentials::Password(Secret::new(message).map_err(|_| FORBIDDEN)?)))
-            }
-            Mechanism::XOAuth2 | Mechanism::OAuthBearer => {
-                let parse = if mechanism == Mechanism::XOAuth2 { sasl::parse_xoauth2 } else { sasl::parse_oauthbearer };
-                let bearer = parse(&message).map_err(malformed)?;
-                Ok(login(bearer.user, None, Credentials::Token(bearer.token)))
-            }
-            Mechanism::ScramSha1 | Mechanism::ScramSha256 => {
-                let first = sasl::parse_scram_first(&message).map_err(malformed)?;
-                Ok(login(first.user, first.authzid, Credentials::ScramFirst(first.message)))
-            }
-            Mechanism::External => {
-                let asked = sasl::parse_external(&message).map_err(malformed)?;
-                let user = self.offer.certificate.clone().ok_or(MALFORMED)?;
-                // A certificate speaks for the one it names, and for nobody else.
-                match asked {
-                    Some(other) if other.normalised() != user.normalised() => {
-                        Err(b"NO [AUTHORIZATIONFAILED] The certificate is not this user's.")
-                    }
-                    _ => Ok(login(user, None, Credentials::Certificate)),
-                }
-            }
-            Mechanism::LoginCommand => Err(MALFORMED),
-        }
-    }
-
-    fn answered(&mut self, tag: Vec<u8>, out: &mut Vec<u8>) -> Step {
-        let line = match self.framer.line(LONGEST_SASL_LINE) {
-            None => return self.wait(State::Challenged { tag }),
-            Some(Line::TooLong) => return self.too_long(out),
-            Some(Line::Whole(line)) => line,
-        };
-        let reply = if *line == b"*" {
-            &b"BAD Authentication cancelled."[..]
-        } else if let Some(answer) = sasl::decode_base64(&line) {
-            self.state = State::Given { tag };
-            return Step::Event(Event::Answer(Some(answer)));
-        } else {
-            b"BAD Malformed base64."
-        };
-        self.reply(&tag, reply, out);
-        Step::Event(Event::Answer(None))
-    }
-
-    fn offered(&self) -> impl Iterator<Item = Mechanism> {
-        let external = self.offer.certificate.as_ref().map(|_| Mechanism::External);
-        let offered = |mechanism: &Mechanism| !matches!(mechanism, Mechanism::LoginCommand | Mechanism::External);
-        self.offer.mechanisms.iter().copied().filter(offered).chain(external)
-    }
-
-    /// What is obeyed here, and nothing more: LITERAL- and not LITERAL+, no mechanism with channel binding.
-    fn write_capabilities(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"IMAP4rev1 SASL-IR LITERAL- ID ENABLE");
-        if self.offer.starttls {
-            out.extend_from_slice(b" STARTTLS");
-        }
-        if !self.offer.login {
-            out.extend_from_slice(b" LOGINDISABLED");
-            return;
-        }
-        for mechanism in self.offered() {
-            out.extend_from_slice(b" AUTH=");
-            out.extend_from_slice(mechanism.as_str().as_bytes());
+/// An answer is shown by its length: it may be a proof.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Login(login) => write!(f, "{login:?}"),
+            Self::Answer(answer) => write!(f, "Answer({:?} bytes)", answer.as_ref().map(|answer| answer.len())),
+            Self::Id(pairs) => write!(f, "Id({} pairs)", pairs.len()),
+            Self::StartTls { clean } => write!(f, "StartTls {{ clean: {clean} }}"),
+            Self::End(ending) => write!(f, "End({ending:?})"),
         }
     }
 }
 
-fn write_challenge(data: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"+ ");
-    out.extend_from_slice(&sasl::base64(data));
-    out.extend_from_slice(b"\r\n");
+/// Whether a client may say this to a challenge. To a token's failure there is one thing to say, and it is not a secret
+/// (RFC 7628 3.2.3: one ^A; Google: nothing); SCRAM's answers are the backend's to judge.
+fn is_answer(mechanism: Mechanism, message: &[u8]) -> bool {
+    !matches!(mechanism, Mechanism::XOAuth2 | Mechanism::OAuthBearer) || matches!(message, b"" | b"\x01")
+}
+
+fn text(wrong: Wrong) -> &'static [u8] {
+    match wrong {
+        Wrong::Arguments => BAD_ARGUMENTS,
+        Wrong::TooEarly => b"BAD Log in first.",
+        Wrong::Unknown => b"BAD Unknown command.",
+    }
 }
 
 #[cfg(test)]

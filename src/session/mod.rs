@@ -216,6 +216,9 @@ impl Session {
                     return Ok(admitted);
                 }
                 Err(Stop::Refused(refusal, detail)) => {
+                    if let Refusal::Limited(limit) = refusal {
+                        self.server.metrics.limited(limit);
+                    }
                     self.record.refused(&login, &refusal, detail.as_deref());
                     self.wait_for_grid(attempt.began(), &refusal).await?;
                     dialogue.refuse(&refusal.reply()).await?;

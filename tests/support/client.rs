@@ -16,8 +16,7 @@ pub struct Client<S> {
 }
 
 /// What was negotiated does not matter to most tests; the greeting does.
-pub const GREETING: &str =
-    "* OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2 AUTH=OAUTHBEARER] mailmux ready\r\n";
+pub const GREETING: &str = "* OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2 AUTH=OAUTHBEARER] mailmux ready\r\n";
 pub const GREETING_BEFORE_TLS: &str =
     "* OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE STARTTLS LOGINDISABLED] mailmux ready\r\n";
 

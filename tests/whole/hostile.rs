@@ -62,7 +62,10 @@ async fn every_animal_of_the_zoo() {
         ("never ends its greeting", Some(b"* OK hello\r\n".repeat(100_000))),
         ("sends a huge literal", Some(b"* OK [CAPABILITY IMAP4rev1] {99999999999}\r\n".to_vec())),
         ("nests", Some([&b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] x\r\n* X "[..], &b"(".repeat(100_000)].concat())),
-        ("answers before it is asked", Some(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] x\r\nL OK in\r\nA1 OK in\r\n".to_vec())),
+        (
+            "answers before it is asked",
+            Some(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] x\r\nL OK in\r\nA1 OK in\r\n".to_vec()),
+        ),
     ];
     for (name, bytes) in animals {
         let (server, bad) = world("backend_connect = \"300ms\"\nbackend_login = \"600ms\"\nlogin = \"10s\"").await;
@@ -86,7 +89,7 @@ async fn every_animal_of_the_zoo() {
         let answer = client.hear_line().await;
         assert_eq!(answer, format!("a {UNAVAILABLE}"), "a backend that {name}");
         client.say("b NOOP\r\n").await;
-        client.hear("b OK Nothing done.\r\n").await;
+        client.hear("b OK Noop completed.\r\n").await;
         drop((client, beside));
         nothing_is_left(&server).await;
         keeper.abort();

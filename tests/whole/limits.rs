@@ -64,7 +64,7 @@ async fn sessions_of_a_user() {
     let (server, backend) = world("sessions_per_user = 1").await;
     let mut first = greeted(&server).await;
     first.say("a LOGIN ann@example.org pass\r\n").await;
-    let _call = backend.let_in().await;
+    let call = backend.let_in().await;
     first.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
     let mut second = greeted(&server).await;
     second.say("a LOGIN Ann@example.org pass\r\n").await;
@@ -73,7 +73,7 @@ async fn sessions_of_a_user() {
     second.say("b LOGIN bob@example.org pass\r\n").await;
     let _other = backend.let_in().await;
     second.hear("b OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
-    drop(first);
+    drop((first, call));
     server.until_metric("mailmux_sessions{listener=\"plain\"}", 1.0).await;
     let mut third = greeted(&server).await;
     third.say("a LOGIN ann@example.org pass\r\n").await;
@@ -122,5 +122,5 @@ async fn plain_text_off_loopback() {
     client.say("PROXY TCP4 192.0.2.1 192.0.2.2 4711 143\r\n").await;
     client.hear("* OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE LOGINDISABLED] mailmux ready\r\n").await;
     client.say("a LOGIN {3}\r\n").await;
-    client.hear("a NO [PRIVACYREQUIRED] Use TLS before you log in.\r\n").await;
+    client.hear("a NO [PRIVACYREQUIRED] Plaintext authentication is not allowed without TLS.\r\n").await;
 }

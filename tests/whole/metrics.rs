@@ -106,8 +106,9 @@ async fn draining_shows_and_lets_sessions_live_on() {
     call.hear(b"b NOOP\r\n").await;
 
     drop(inside);
-    server.ended().await;
     assert_eq!(show(&call.hear_end().await), "");
+    drop(call);
+    server.ended().await;
 }
 
 #[tokio::test]

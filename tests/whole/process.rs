@@ -27,7 +27,8 @@ impl Program {
             backend.section("blue")
         );
         std::fs::write(folder.join("mailmux.toml"), config).expect("written");
-        let mut child = mailmux().args(["serve", "--config"]).arg(folder.join("mailmux.toml")).spawn().expect("started");
+        let mut child =
+            mailmux().args(["serve", "--config"]).arg(folder.join("mailmux.toml")).spawn().expect("started");
         let log = BufReader::new(child.stderr.take().expect("its log"));
         let mut program = Self { child, log, lines: Vec::new(), address: ([127, 0, 0, 1], 0).into() };
         let line = program.line_with("listening").await;
@@ -117,9 +118,9 @@ async fn no_line_of_the_log_can_be_forged_and_no_secret_is_in_it() {
         call.say(format!("{} NO hunter2-wrong is wrong\r\n", call.tag).as_bytes()).await;
         client.hear("a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n").await;
         client.say("b LOGIN ann hunter2-right\r\n").await;
-        let _call = backend.let_in().await;
+        let call = backend.let_in().await;
         client.hear("b OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
-        drop(client);
+        drop((client, call));
         let refused = program.lines.len();
         program.line_with("session closed").await;
         program.signal("-TERM");
@@ -140,7 +141,8 @@ async fn no_line_of_the_log_can_be_forged_and_no_secret_is_in_it() {
 async fn check_says_what_is_wrong_and_where() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("mailmux.toml");
-    let good = "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n[[route]]\nreject = \"no\"\n";
+    let good =
+        "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n[[route]]\nreject = \"no\"\n";
     std::fs::write(&path, good).expect("written");
     let path = path.to_str().expect("UTF-8");
     assert_eq!(run(&["check", "--config", path]).await, (Some(0), format!("{path}: ok\n"), String::new()));
@@ -151,7 +153,12 @@ async fn check_says_what_is_wrong_and_where() {
     std::fs::write(folder.path().join("users.map"), "ann\tnowhere\n").expect("written");
     let (code, _, shown) = run(&["check", "--config", path]).await;
     assert_eq!(code, Some(1));
-    for words in ["mailmux.toml:5:9: tls.certificate[0].chain:", "no.pem", "mailmux.toml:10:8: lookup[0].path:", "users.map:1: no such backend"] {
+    for words in [
+        "mailmux.toml:5:9: tls.certificate[0].chain:",
+        "no.pem",
+        "mailmux.toml:10:8: lookup[0].path:",
+        "users.map:1: no such backend",
+    ] {
         assert!(shown.contains(words), "{words} is missing in:\n{shown}");
     }
 }
@@ -162,7 +169,9 @@ async fn a_port_that_is_taken_is_named() {
     let address = taken.local_addr().expect("bound");
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("mailmux.toml");
-    let config = format!("[[listener]]\nname = \"plain\"\naddress = \"{address}\"\ntls = \"none\"\n[[route]]\nreject = \"no\"\n");
+    let config = format!(
+        "[[listener]]\nname = \"plain\"\naddress = \"{address}\"\ntls = \"none\"\n[[route]]\nreject = \"no\"\n"
+    );
     std::fs::write(&path, config).expect("written");
     let (code, _, shown) = run(&["serve", "--config", path.to_str().expect("UTF-8")]).await;
     assert_eq!(code, Some(1));

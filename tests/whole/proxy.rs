@@ -22,10 +22,7 @@ const FROM_ALL: &str = "proxy_protocol_from = [\"127.0.0.0/8\"]";
 
 #[tokio::test]
 async fn headers_in_are_believed_and_go_out_again() {
-    for (header, wanted) in [
-        (&b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 143\r\n"[..], "v1"),
-        (V2, "v2"),
-    ] {
+    for (header, wanted) in [(&b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 143\r\n"[..], "v1"), (V2, "v2")] {
         let (server, backend) = world(FROM_ALL, &format!("forward_id = false\nproxy_protocol = \"{wanted}\"")).await;
         let mut client = Client::connect(server.at("plain")).await;
         for byte in header {
@@ -37,7 +34,10 @@ async fn headers_in_are_believed_and_go_out_again() {
         call.hear(header).await;
         call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] x\r\n").await;
         assert_eq!(call.hear_command().await, "AUTHENTICATE PLAIN AGFubgBwYXNz");
-        assert!((server.metric(&format!("mailmux_proxy_protocol_headers_total{{outcome=\"{wanted}\"}}")).await - 1.0).abs() < 0.1);
+        assert!(
+            (server.metric(&format!("mailmux_proxy_protocol_headers_total{{outcome=\"{wanted}\"}}")).await - 1.0).abs()
+                < 0.1
+        );
     }
 }
 
@@ -94,7 +94,7 @@ async fn told_by_id(listener: &str, id: &str) -> String {
     let mut client = Client::connect(server.at("plain")).await;
     client.hear(GREETING).await;
     client.say(format!("i ID ({id})\r\na LOGIN ann pass\r\n")).await;
-    client.hear("* ID (\"name\" \"mailmux\")\r\ni OK Pleased to meet you.\r\n").await;
+    client.hear("* ID (\"name\" \"mailmux\")\r\ni OK ID completed.\r\n").await;
     let mut call = backend.accept().await;
     call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR ID AUTH=PLAIN] x\r\n").await;
     let told = call.hear_command().await;
@@ -132,7 +132,7 @@ async fn a_login_that_has_come_round_is_refused() {
     let mut client = Client::connect(server.at("plain")).await;
     client.hear(GREETING).await;
     client.say("i ID (\"x-proxy-ttl\" \"1\")\r\na LOGIN ann pass\r\n").await;
-    client.hear("* ID (\"name\" \"mailmux\")\r\ni OK Pleased to meet you.\r\n").await;
+    client.hear("* ID (\"name\" \"mailmux\")\r\ni OK ID completed.\r\n").await;
     client.hear("a NO [SERVERBUG] Account is temporarily unavailable.\r\n").await;
     assert!(backend.has_not_been_called());
 }

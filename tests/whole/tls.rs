@@ -60,7 +60,9 @@ async fn certificates_are_chosen_by_sni() {
 #[tokio::test]
 async fn alpn() {
     let world = world("", "").await;
-    for (offered, fits) in [(&[][..], true), (&["imap"], true), (&["http/1.1", "imap"], true), (&["http/1.1", "h2"], false)] {
+    for (offered, fits) in
+        [(&[][..], true), (&["imap"], true), (&["http/1.1", "imap"], true), (&["http/1.1", "h2"], false)]
+    {
         let client = Client::connect(world.server.at("imaps")).await;
         let secured = client.secure(world.authority.client(offered, None), "mail.example.org").await;
         match secured {
@@ -81,7 +83,7 @@ async fn starttls_and_then_a_login() {
     let mut client = Client::connect(world.server.at("imap")).await;
     client.hear(GREETING_BEFORE_TLS).await;
     client.say("a STARTTLS\r\n").await;
-    client.hear("a OK Begin TLS now.\r\n").await;
+    client.hear("a OK Begin TLS negotiation now.\r\n").await;
     let mut client = client.secure(world.authority.client(&[], None), "mail.example.org").await.expect("secured");
     client.say("b LOGIN ann pass\r\n").await;
     let (mut call, command) = world.backend.let_in().await;
@@ -96,9 +98,11 @@ async fn before_tls_no_secret_is_invited() {
     let world = world("", "").await;
     let mut client = Client::connect(world.server.at("imap")).await;
     client.hear(GREETING_BEFORE_TLS).await;
-    for command in ["LOGIN ann pass", "LOGIN ann {4}", "LOGIN {3}", "AUTHENTICATE PLAIN", "AUTHENTICATE PLAIN AGFubgBwYXNz"] {
+    for command in
+        ["LOGIN ann pass", "LOGIN ann {4}", "LOGIN {3}", "AUTHENTICATE PLAIN", "AUTHENTICATE PLAIN AGFubgBwYXNz"]
+    {
         client.say(format!("a {command}\r\n")).await;
-        client.hear("a NO [PRIVACYREQUIRED] Use TLS before you log in.\r\n").await;
+        client.hear("a NO [PRIVACYREQUIRED] Plaintext authentication is not allowed without TLS.\r\n").await;
     }
     assert!(world.backend.has_not_been_called());
 }
@@ -112,7 +116,10 @@ async fn what_is_sent_in_clear_behind_starttls_ends_the_session() {
         client.say(format!("a STARTTLS\r\n{behind}")).await;
         assert_eq!(show(&client.hear_end().await), "");
     }
-    world.server.until_metric("mailmux_sessions_closed_total{reason=\"starttls_injection\",side=\"client\"}", 3.0).await;
+    world
+        .server
+        .until_metric("mailmux_sessions_closed_total{reason=\"starttls_injection\",side=\"client\"}", 3.0)
+        .await;
     assert!(world.backend.has_not_been_called());
 }
 
@@ -125,7 +132,7 @@ async fn nothing_said_in_clear_counts_under_tls() {
     client.hear_line().await;
     client.hear_line().await;
     client.say("b STARTTLS\r\n").await;
-    client.hear("b OK Begin TLS now.\r\n").await;
+    client.hear("b OK Begin TLS negotiation now.\r\n").await;
     let mut client = client.secure(world.authority.client(&[], None), "mail.example.org").await.expect("secured");
     client.say("c LOGIN ann pass\r\n").await;
     let _call = world.backend.let_in().await;
@@ -150,11 +157,10 @@ async fn a_client_certificate_and_a_master_user() {
 
     // Without a certificate there is no EXTERNAL, and a password opens nothing here.
     let client = Client::connect(world.server.at("imaps")).await;
-    let mut client =
-        client.secure(world.authority.client(&[], None), "mail.example.org").await.expect("secured");
+    let mut client = client.secure(world.authority.client(&[], None), "mail.example.org").await.expect("secured");
     client.hear(GREETING).await;
     client.say("a AUTHENTICATE EXTERNAL =\r\n").await;
-    client.hear("a NO [CANNOT] Mechanism not offered.\r\n").await;
+    client.hear("a NO Unsupported authentication mechanism.\r\n").await;
     client.say("b LOGIN ann@example.org anything\r\n").await;
     let mut call = world.backend.accept().await;
     call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] friendly\r\n").await;

@@ -27,7 +27,8 @@ async fn every_transcript_byte_by_byte() {
 
 async fn play_all(byte_by_byte: bool) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
-    let mut files: Vec<_> = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
     assert!(files.len() > 30, "transcripts are missing");
     let mut failed = Vec::new();
@@ -50,7 +51,8 @@ struct Stage {
 
 async fn play(text: &str, byte_by_byte: bool) {
     let backend = Backend::listen().await;
-    let settings: String = text.lines().filter_map(|line| line.strip_prefix("| ")).map(|line| format!("{line}\n")).collect();
+    let settings: String =
+        text.lines().filter_map(|line| line.strip_prefix("| ")).map(|line| format!("{line}\n")).collect();
     let route = if settings.contains("[[route]]") { "" } else { "[[route]]\nbackend = \"blue\"\n" };
     let listener = "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n";
     // What stands before the first section of a transcript's own belongs to the listener.

@@ -1,7 +1,17 @@
-//! AUTHENTICATE LOGIN, never standardised: two prompts, two answers. The answers are the bytes themselves, so all there
-//! is to know are the prompts that clients expect.
+//! LOGIN, never standardised (draft-murchison-sasl-login): two prompts, two bare answers. Outlook and Exchange want it.
+//! Some clients send the user name as an initial response.
 
-/// What the client is asked first. Some clients look at the words.
-pub const USER_PROMPT: &[u8] = b"Username:";
-/// What it is asked then.
-pub const PASSWORD_PROMPT: &[u8] = b"Password:";
+use zeroize::Zeroizing;
+
+use super::Malformed;
+use crate::imap::{Credentials, Login, Mechanism, Secret, UserName};
+
+/// The words every client has heard from its servers; some look at them.
+pub(super) const ASK_USER: &[u8] = b"Username:";
+pub(super) const ASK_PASSWORD: &[u8] = b"Password:";
+
+/// The attempt made of both answers.
+pub(super) fn finish(user: UserName, password: Zeroizing<Vec<u8>>) -> Result<Login, Malformed> {
+    let credentials = Credentials::Password(Secret::new(password)?);
+    Ok(Login { mechanism: Mechanism::Login, user, authzid: None, credentials })
+}

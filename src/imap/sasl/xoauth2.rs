@@ -1,51 +1,27 @@
-//! XOAUTH2, as Google and Microsoft describe it: `user=` name ^A `auth=Bearer ` token ^A ^A.
+//! XOAUTH2, as Google and Microsoft describe it: `user=<name> ^A auth=Bearer <token> ^A ^A`, nothing else in it. The
+//! answer to a failure challenge is empty.
 
 use zeroize::Zeroizing;
 
-use super::Malformed;
-use crate::imap::{Secret, UserName};
+use super::{Malformed, oauthbearer::bearer};
+use crate::imap::{Credentials, Login, Mechanism, Secret, UserName};
 
-/// A user with a bearer token; what both token mechanisms say.
-#[derive(Debug)]
-pub struct Bearer {
-    /// Who it is.
-    pub user: UserName,
-    /// The token alone.
-    pub token: Secret,
-}
-
-/// Reads a client's message.
-///
-/// # Errors
-/// [`Malformed`].
-pub fn parse_xoauth2(message: &[u8]) -> Result<Bearer, Malformed> {
-    let fields = message.strip_suffix(b"\x01\x01").ok_or(Malformed)?;
-    let (user, auth) = fields.strip_prefix(b"user=").and_then(split_at_separator).ok_or(Malformed)?;
-    Ok(Bearer { user: UserName::new(user).map_err(|_| Malformed)?, token: bearer_token(auth)? })
-}
-
-/// Writes the message for a backend.
+/// The message for a backend, not yet base64.
 pub fn encode_xoauth2(user: &UserName, token: &Secret) -> Zeroizing<Vec<u8>> {
-    let mut message = Zeroizing::new(Vec::with_capacity(user.as_bytes().len() + token.reveal().len() + 32));
-    for piece in [b"user=", user.as_bytes(), b"\x01auth=Bearer ", token.reveal(), b"\x01\x01"] {
-        message.extend_from_slice(piece);
-    }
-    message
+    super::join(&[b"user=", user.as_bytes(), b"\x01auth=Bearer ", token.reveal(), b"\x01\x01"])
 }
 
-/// `auth=Bearer token`; the scheme in any case (RFC 9110 11.1), the token printable and in one piece.
-pub(super) fn bearer_token(field: &[u8]) -> Result<Secret, Malformed> {
-    let value = field.strip_prefix(b"auth=").ok_or(Malformed)?;
-    let (scheme, token) = value.split_at_checked(7).ok_or(Malformed)?;
-    if !scheme.eq_ignore_ascii_case(b"Bearer ") || token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+/// A client's message.
+pub(super) fn parse(message: &[u8]) -> Result<Login, Malformed> {
+    let mut parts = message.split(|byte| *byte == 1);
+    let (Some(user), Some(auth), Some(b""), Some(b""), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(Malformed);
-    }
-    Secret::new(Zeroizing::new(token.to_vec())).map_err(|_| Malformed)
-}
-
-fn split_at_separator(fields: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = fields.iter().position(|byte| *byte == 1)?;
-    Some((&fields[..at], &fields[at + 1..]))
+    };
+    let user = UserName::new(user.strip_prefix(b"user=").ok_or(Malformed)?)?;
+    let token = bearer(auth.strip_prefix(b"auth=").ok_or(Malformed)?)?;
+    Ok(Login { mechanism: Mechanism::XOAuth2, user, authzid: None, credentials: Credentials::Token(token) })
 }
 
 #[cfg(test)]
@@ -53,28 +29,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_form_google_shows() {
-        let read = parse_xoauth2(
-            b"user=someuser@example.com\x01auth=Bearer ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg\x01\x01",
-        );
-        let read = read.expect("well formed");
-        assert_eq!(read.user.as_bytes(), b"someuser@example.com");
-        assert_eq!(read.token.reveal(), b"ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg");
+    fn the_example_of_the_manual() {
+        let message = b"user=someuser@example.com\x01auth=Bearer ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg\x01\x01";
+        let login = parse(message).expect("well formed");
+        assert_eq!(login.user.as_bytes(), b"someuser@example.com");
+        assert_eq!(login.credentials.proof(), b"ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg");
+        assert!(matches!(login.credentials, Credentials::Token(_)));
+        let Credentials::Token(token) = &login.credentials else { return };
+        assert_eq!(*encode_xoauth2(&login.user, token), message);
     }
 
     #[test]
-    fn anything_else_is_refused() {
-        for bad in [
-            &b"user=ann\x01auth=Bearer t\x01"[..],
+    fn the_whole_grammar_or_nothing() {
+        let wrong = [
+            &b""[..],
+            b"\x01",
             b"user=ann\x01auth=Bearer t",
-            b"user=ann\x01auth=Bearer t\x01x\x01\x01",
-            b"user=ann\x01auth=Bearer \x01\x01",
-            b"user=ann\x01auth=Basic dDp0\x01\x01",
+            b"user=ann\x01auth=Bearer t\x01",
+            b"user=ann\x01auth=Bearer t\x01\x01\x01",
+            b"user=ann\x01auth=Bearer t\x01x=y\x01\x01",
             b"user=\x01auth=Bearer t\x01\x01",
-            b"user=a\r\nnn\x01auth=Bearer t\x01\x01",
-            b"user=ann\x01auth=Bearer t\r\nx\x01\x01",
-        ] {
-            assert_eq!(parse_xoauth2(bad).err(), Some(Malformed), "{}", bad.escape_ascii());
+            b"user=ann\x01auth=Bearer \x01\x01",
+            b"user=ann\x01auth=Basic t\x01\x01",
+            b"auth=Bearer t\x01user=ann\x01\x01",
+            b"user=a\r\nn\x01auth=Bearer t\x01\x01",
+            b"user=ann\x01auth=Bearer t\r\nu\x01\x01",
+            b"user=ann\x01auth=Bearer t\0\x01\x01",
+            b"user=ann\x01auth=Bearer t u\x01\x01",
+        ];
+        for message in wrong {
+            assert!(parse(message).is_err(), "{}", message.escape_ascii());
         }
     }
 }
