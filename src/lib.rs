@@ -18,6 +18,9 @@
 //! Words: a **client** is the mail program, a **backend** the IMAP server behind us, a **session** one client connection,
 //! a **link** one connection from us to a backend. There are no others for these four things.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make peers and tasks of their own"))]
+
 // What everything stands on.
 pub mod config;
 pub mod imap;

@@ -1,5 +1,7 @@
 //! The binary: arguments, one subcommand, an exit code.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

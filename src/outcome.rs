@@ -291,7 +291,9 @@ impl Ending {
     /// The untagged BYE for a client that has not been handed over yet; `None` where there is nobody to talk to.
     pub fn bye(self) -> Option<&'static [u8]> {
         match self {
-            Self::ClientClosed
+            // LOGOUT has a BYE of its own, before its tagged OK.
+            Self::ClientLogout
+            | Self::ClientClosed
             | Self::ClientReset
             | Self::TlsFailed
             | Self::AlpnRefused
@@ -302,8 +304,6 @@ impl Ending {
             | Self::WriteTimeout
             | Self::BackendClosed
             | Self::BackendReset => None,
-            // LOGOUT has a BYE of its own, before its tagged OK.
-            Self::ClientLogout => None,
             Self::TooLong => Some(b"* BYE Input too long.\r\n"),
             Self::TooManyErrors => Some(b"* BYE Too many errors.\r\n"),
             Self::Limited(_) => Some(b"* BYE [LIMIT] Too many connections.\r\n"),

@@ -29,7 +29,7 @@ use crate::session::{Grid, Session};
 use crate::tls::{Acceptor, Certificates, Connector};
 
 /// How often what limits remember is looked through for what can be forgotten.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_mins(1);
 /// How long sessions that were told to end are waited for.
 const LAST_WAIT: Duration = Duration::from_secs(3);
 

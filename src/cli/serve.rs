@@ -72,7 +72,7 @@ impl Serve {
                 () = server.run(watching) => {}
                 () = async {
                     signals.follow(&phase, drain_timeout).await;
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 } => {}
             }
             Ok(())

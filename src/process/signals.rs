@@ -32,10 +32,9 @@ impl Signals {
         self.next().await;
         info!(timeout_s = drain_timeout.as_secs(), "draining: no new connections, waiting for sessions to end");
         phase.send_replace(Phase::Draining);
-        match timeout(drain_timeout, self.next()).await {
-            Ok(()) => info!("second signal: ending all sessions now"),
-            Err(_) => info!("the time for draining is over: ending the sessions that are left"),
-        }
+        let again = timeout(drain_timeout, self.next()).await.is_ok();
+        let why = if again { "second signal" } else { "the time for draining is over" };
+        info!(why, "ending the sessions that are left");
         phase.send_replace(Phase::Stopped);
     }
 

@@ -137,7 +137,7 @@ impl<'a> Attempt<'a> {
         dialogue: &mut Dialogue<Stream>,
     ) -> Result<(Link<LoggedIn>, Welcome, Route), Stop> {
         let budget = self.began + self.server.timeouts.backend_login;
-        let (mut tries, mut referrals) = (0, 0);
+        let (mut failures, mut referrals) = (0, 0);
         loop {
             let backend = Arc::clone(&route.backend);
             let tried = match backend.attempt() {
@@ -166,9 +166,9 @@ impl<'a> Attempt<'a> {
                 route.backend = next;
                 continue;
             }
-            tries += 1;
+            failures += 1;
             let pause = jittered(PAUSE);
-            if !error.refusal.is_retryable() || tries >= TRIES || Instant::now() + pause >= budget {
+            if !error.refusal.is_retryable() || failures >= TRIES || Instant::now() + pause >= budget {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
             backend.metrics.retried();

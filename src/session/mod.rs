@@ -37,7 +37,7 @@ const TURNED_AWAY_AFTER: Duration = Duration::from_secs(1);
 /// How long a session lives on after one side has ended, while nothing moves.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// How long a peer may take nothing of what waits for it.
-const WRITE: Duration = Duration::from_secs(5 * 60);
+const WRITE: Duration = Duration::from_mins(5);
 /// Characters of a session's id: no two sessions of a lifetime share one.
 const SESSION_ID: usize = 16;
 
@@ -178,7 +178,7 @@ impl Session {
                 self.door.metrics.handshake(done.version, done.resumed, began.elapsed());
                 self.record.tls = Some((done.version, done.cipher));
                 self.origin.secure = true;
-                self.origin.server_name = done.server_name.clone();
+                self.origin.server_name.clone_from(&done.server_name);
                 Ok(done)
             }
             Ok(Err(HandshakeError::AlpnRefused)) => {

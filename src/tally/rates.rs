@@ -16,7 +16,7 @@ use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
-/// More keys than this are not told apart: newcomers share [`SHARED`] buckets until old keys can be forgotten.
+/// More keys than this are not told apart: newcomers share a few buckets until old keys can be forgotten.
 pub const MOST_KEYS: usize = 1_000_000;
 /// Which of them a newcomer gets is chosen by a keyed hash, so that an attacker cannot pick the one of a victim.
 const SHARED: usize = 4096;

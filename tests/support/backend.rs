@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{hear, hear_end, hear_line, soon};
@@ -56,7 +56,7 @@ impl Backend {
     pub fn echo_for_ever(self) {
         tokio::spawn(async move {
             loop {
-                let (mut call, _) = {
+                let (mut call, ()) = {
                     let Ok((tcp, _)) = self.socket.accept().await else { return };
                     (Call { tcp, tag: String::new() }, ())
                 };
@@ -92,15 +92,5 @@ impl Call {
 
     pub async fn hear_end(&mut self) -> Vec<u8> {
         hear_end(&mut self.tcp, "the backend").await
-    }
-
-    /// Reads and forgets so many bytes.
-    pub async fn swallow(&mut self, mut bytes: usize) {
-        let mut buffer = vec![0; 64 * 1024];
-        while bytes > 0 {
-            let n = soon("the backend to be sent more", self.tcp.read(&mut buffer)).await.expect("a read");
-            assert!(n > 0, "the end, {bytes} bytes too early");
-            bytes -= n;
-        }
     }
 }

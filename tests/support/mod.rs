@@ -17,10 +17,8 @@ pub const SOON: Duration = Duration::from_secs(10);
 
 /// Waits for something that is expected.
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(SOON, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited in vain for {what}"),
-    }
+    let waited = tokio::time::timeout(SOON, future).await;
+    waited.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// Reads just what is expected; panics at the first byte that differs, showing what came instead.
@@ -41,10 +39,7 @@ pub async fn hear_line<S: AsyncRead + Unpin>(stream: &mut S, who: &str) -> Strin
     let mut line = Vec::new();
     while !line.ends_with(b"\n") {
         let byte = soon(&format!("{who} to hear a line, after {:?}", show(&line)), stream.read_u8()).await;
-        match byte {
-            Ok(byte) => line.push(byte),
-            Err(_) => panic!("{who} heard {:?} and then the end", show(&line)),
-        }
+        line.push(byte.unwrap_or_else(|_| panic!("{who} heard {:?} and then the end", show(&line))));
     }
     String::from_utf8_lossy(&line).into_owned()
 }

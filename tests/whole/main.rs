@@ -28,6 +28,13 @@
 //! | a slow client holds a place for ever | `hostile::a_slow_drip_meets_the_deadline` |
 //! | places that are never given back | `hostile::nothing_is_left_behind`, `limits` |
 
+#![allow(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "tests fail by panicking, and make peers of their own"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -51,8 +51,11 @@ struct Stage {
 
 async fn play(text: &str, byte_by_byte: bool) {
     let backend = Backend::listen().await;
-    let settings: String =
-        text.lines().filter_map(|line| line.strip_prefix("| ")).map(|line| format!("{line}\n")).collect();
+    let settings: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("| ")).collect();
+    let settings = settings.join(
+        "
+",
+    );
     let route = if settings.contains("[[route]]") { "" } else { "[[route]]\nbackend = \"blue\"\n" };
     let listener = "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n";
     // What stands before the first section of a transcript's own belongs to the listener.
