@@ -51,6 +51,14 @@ fn good_files_load() {
 }
 
 #[test]
+fn the_first_configuration_of_the_readme_loads() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```toml\n").expect("a configuration");
+    let (text, _) = rest.split_once("```").expect("its end");
+    assert_eq!(findings(text, "README.md"), "");
+}
+
+#[test]
 fn every_mistake_is_shown_with_its_place() {
     for path in files("tests/config/invalid") {
         let text = fs::read_to_string(&path).expect("readable");

@@ -77,7 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Greeted, S> {
         kind: Option<Kind>,
         user: UserName,
     ) -> Result<Progress<S>, LinkError> {
-        let tag = Tag::new()?;
+        let tag = Tag::new();
         let message = encoded(message);
         let initial = message.strip_suffix(b"\r\n").unwrap_or_default();
         let mut command = Zeroizing::new(format!("AUTHENTICATE {mechanism}").into_bytes());
@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Greeted, S> {
 
     /// AUTHENTICATE LOGIN: two prompts, whose words differ from server to server and are not looked at.
     async fn answer_prompts(&mut self, name: &[u8], password: &[u8]) -> Result<Answer, LinkError> {
-        let tag = Tag::new()?;
+        let tag = Tag::new();
         self.wire.send(&tag.command(b"AUTHENTICATE LOGIN")).await?;
         for message in [name, password] {
             self.expect_prompt(&tag).await?;
@@ -117,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Greeted, S> {
 
     /// The LOGIN command: quoted strings or literals, whichever the bytes need.
     async fn login_command(&mut self, name: &[u8], password: &[u8]) -> Result<Answer, LinkError> {
-        let tag = Tag::new()?;
+        let tag = Tag::new();
         let mut line = tag.command(b"LOGIN");
         let without_end = line.len() - 2;
         line.truncate(without_end);

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::LinkError;
 use crate::imap::Capabilities;
 use crate::imap::response::{self, Code, Response, Responses, Status};
+use crate::random;
 use crate::stream::Buffered;
 
 /// All that a backend may say until the login is answered; without it one that never stops talking would cost CPU until
@@ -25,8 +26,8 @@ pub(super) struct Wire<S> {
 }
 
 /// The tag of one command: 80 random bits. An answer that was sent before its question cannot carry it, so it cannot be
-/// taken for one (SECURITY: tagged-response smuggling).
-pub(super) struct Tag([u8; 16]);
+/// taken for one.
+pub(super) struct Tag(String);
 
 /// The answer that ends a command, or that it waits for.
 #[derive(Debug)]
@@ -60,17 +61,14 @@ pub(super) enum Keep {
 }
 
 impl Tag {
-    pub(super) fn new() -> Result<Self, LinkError> {
-        const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-        let mut tag = [0; 16];
-        aws_lc_rs::rand::fill(&mut tag).map_err(|_| LinkError::down(None, "no random bytes for a tag"))?;
-        Ok(Self(tag.map(|byte| ALPHABET[usize::from(byte & 31)])))
+    pub(super) fn new() -> Self {
+        Self(random::word(16))
     }
 
     /// `<tag> <command>CRLF`
     pub(super) fn command(&self, command: &[u8]) -> Zeroizing<Vec<u8>> {
         let mut line = Zeroizing::new(Vec::with_capacity(self.0.len() + command.len() + 3));
-        line.extend_from_slice(&self.0);
+        line.extend_from_slice(self.0.as_bytes());
         line.push(b' ');
         line.extend_from_slice(command);
         line.extend_from_slice(b"\r\n");
@@ -138,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Sends a command and waits for its answer.
     pub(super) async fn ask(&mut self, command: &[u8], keep: Keep, aside: &mut Aside) -> Result<Answer, LinkError> {
-        let tag = Tag::new()?;
+        let tag = Tag::new();
         self.send(&tag.command(command)).await?;
         self.answer(&tag, keep, aside).await
     }
@@ -149,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let response = self.next().await?;
             match response::read(&response) {
                 Response::Continue(data) => return Ok(Answer::Continue(Zeroizing::new(data.to_vec()))),
-                Response::Status { tag: Some(answered), status, text } if answered == tag.0 => {
+                Response::Status { tag: Some(answered), status, text } if answered == tag.0.as_bytes() => {
                     return match status {
                         Status::Ok => Ok(Answer::Ok(text.to_vec())),
                         Status::No | Status::Bad => Ok(Answer::Refused(status, text.to_vec())),

@@ -20,3 +20,18 @@ pub fn harden() -> Option<u64> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::dumpable_behavior;
+
+    use super::*;
+
+    #[test]
+    fn no_core_dumps_and_all_descriptors_there_may_be() {
+        let limit = harden();
+        assert_eq!(dumpable_behavior().expect("a state"), DumpableBehavior::NotDumpable);
+        assert_eq!(limit, getrlimit(Resource::Nofile).maximum);
+        assert_eq!(getrlimit(Resource::Nofile).current, getrlimit(Resource::Nofile).maximum);
+    }
+}
