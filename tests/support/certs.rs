@@ -4,8 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio_rustls::rustls;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
+
+use super::soon;
 
 /// An authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -62,5 +66,19 @@ impl Authority {
         };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
+    }
+
+    /// Shakes hands as a server with a certificate that was issued before.
+    pub async fn accept(&self, folder: &Path, file: &str, tcp: TcpStream) -> TlsStream<TcpStream> {
+        let certificate = CertificateDer::from_pem_file(folder.join(format!("{file}.pem"))).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(folder.join(format!("{file}.key"))).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("a pair");
+        soon("a handshake", TlsAcceptor::from(Arc::new(config)).accept(tcp)).await.expect("a handshake")
     }
 }
