@@ -1,6 +1,8 @@
 //! The arrows of `src/lib.rs`, held: which room may import which, and the one home of each outside crate. A step never
 //! imports another step; only `session` knows their order. Test code may import more.
 
+#![allow(clippy::expect_used, reason = "tests fail by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -69,7 +69,6 @@ impl Authority {
     }
 
     /// Shakes hands as a server with a certificate that was issued before.
-    #[expect(clippy::unused_self, reason = "reads as what it is")]
     pub async fn accept(&self, folder: &Path, file: &str, tcp: TcpStream) -> TlsStream<TcpStream> {
         let certificate = CertificateDer::from_pem_file(folder.join(format!("{file}.pem"))).expect("a certificate");
         let key = PrivateKeyDer::from_pem_file(folder.join(format!("{file}.key"))).expect("a key");
