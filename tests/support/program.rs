@@ -18,7 +18,7 @@ pub struct Program {
     pub address: SocketAddr,
     admin: SocketAddr,
     child: Child,
-    log: BufReader<ChildStderr>,
+    log: Option<BufReader<ChildStderr>>,
 }
 
 impl Program {
@@ -32,7 +32,7 @@ impl Program {
         std::fs::write(folder.join("mailmux.toml"), config).expect("written");
         let mut child =
             mailmux().args(["serve", "--config"]).arg(folder.join("mailmux.toml")).spawn().expect("started");
-        let log = BufReader::new(child.stderr.take().expect("its log"));
+        let log = child.stderr.take().map(BufReader::new);
         let nowhere = ([127, 0, 0, 1], 0).into();
         let mut program = Self { lines: Vec::new(), address: nowhere, admin: nowhere, child, log };
         program.address = address_in(&program.line_with("listening").await);
@@ -44,7 +44,8 @@ impl Program {
     pub async fn line_with(&mut self, words: &str) -> String {
         loop {
             let mut line = String::new();
-            let n = soon(words, self.log.read_line(&mut line)).await.expect("UTF-8");
+            let log = self.log.as_mut().expect("its log");
+            let n = soon(words, log.read_line(&mut line)).await.expect("UTF-8");
             assert!(n > 0, "the log ends without {words:?}: {:#?}", self.lines);
             self.lines.push(line.clone());
             if line.contains(words) {
@@ -78,14 +79,15 @@ impl Program {
     /// Waits for its end, and gives the rest of the log.
     pub async fn ended(&mut self) -> String {
         let mut rest = String::new();
-        soon("the end of its log", self.log.read_to_string(&mut rest)).await.expect("UTF-8");
+        let log = self.log.as_mut().expect("its log");
+        soon("the end of its log", log.read_to_string(&mut rest)).await.expect("UTF-8");
         assert!(soon("its end", self.child.wait()).await.expect("a status").success());
         rest
     }
 
-    /// Closes the pipe that its log goes to, and gives what can still be asked of it.
-    pub fn without_log(self) -> (SocketAddr, Child) {
-        (self.address, self.child)
+    /// Closes the pipe that its log goes to.
+    pub fn close_log(&mut self) {
+        self.log = None;
     }
 }
 
