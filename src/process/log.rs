@@ -21,7 +21,9 @@ pub fn start_log(log: &Log) -> Result<(), TryInitError> {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    // A line that cannot be written (a full disk, a pipe nobody reads) is lost. Complaining of it to standard error, as is
+    // the default, panics when that is what cannot be written to, and takes the session with it.
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).log_internal_errors(false);
     match log.format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),

@@ -71,6 +71,8 @@ impl From<Ending> for Stop {
 enum Failed {
     /// The link or the backend; whether the client has already taken part in it, after which there is no second try.
     Link(LinkError, bool),
+    /// The backend's time is up.
+    Late,
     Client(Stop),
 }
 
@@ -136,22 +138,18 @@ impl<'a> Attempt<'a> {
         mut route: Route,
         dialogue: &mut Dialogue<Stream>,
     ) -> Result<(Link<LoggedIn>, Welcome, Route), Stop> {
-        let budget = self.began + self.server.timeouts.backend_login;
+        let mut budget = self.began + self.server.timeouts.backend_login;
         let (mut failures, mut referrals) = (0, 0);
         loop {
             let backend = Arc::clone(&route.backend);
-            let tried = match backend.attempt() {
-                Some(_attempt) => timeout_at(budget, self.try_once(&route, dialogue)).await,
-                None => return Err(Refusal::BackendDown.into()),
-            };
-            let Ok(tried) = tried else {
-                backend.failed();
-                backend.metrics.error(BackendError::Timeout);
-                return Err(Refusal::Timeout.into());
-            };
-            let (error, client_took_part) = match tried {
+            let (error, client_took_part) = match self.try_once(&route, dialogue, &mut budget).await {
                 Ok((link, welcome)) => return Ok((link, welcome, route)),
                 Err(Failed::Client(stop)) => return Err(stop),
+                Err(Failed::Late) => {
+                    backend.failed();
+                    backend.metrics.error(BackendError::Timeout);
+                    return Err(Refusal::Timeout.into());
+                }
                 Err(Failed::Link(error, client_took_part)) => (error, client_took_part),
             };
             self.note(&backend, &error);
@@ -176,26 +174,40 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// One try. `budget` is the backend's time: what the client takes to answer a challenge is added to it.
     async fn try_once(
         &self,
         route: &Route,
         dialogue: &mut Dialogue<Stream>,
+        budget: &mut Instant,
     ) -> Result<(Link<LoggedIn>, Welcome), Failed> {
-        let fresh = |error| Failed::Link(error, false);
-        let link = self.open(route, dialogue.id()).await.map_err(fresh)?;
-        route.backend.succeeded();
-        let mut progress = link.log_in(route, self.login).await.map_err(fresh)?;
+        let Some(pending) = route.backend.attempt() else {
+            return Err(Failed::Client(Refusal::BackendDown.into()));
+        };
+        let entering = async {
+            let link = self.open(route, dialogue.id()).await?;
+            route.backend.succeeded();
+            link.log_in(route, self.login).await
+        };
+        let entered = timeout_at(*budget, entering).await.map_err(|_| Failed::Late)?;
+        let mut progress = entered.map_err(|error| Failed::Link(error, false))?;
+        // It has answered: others need not wait to see whether it does.
+        drop(pending);
         loop {
             match progress {
                 Progress::Done(link, welcome) => return Ok((link, welcome)),
                 Progress::Challenge(link, challenge) => {
+                    let asked = Instant::now();
                     let answer =
                         dialogue.challenge(&challenge).await.map_err(|ending| Failed::Client(Stop::Ended(ending)))?;
+                    // Else anybody could have a backend taken for dead by not answering.
+                    *budget += asked.elapsed();
                     let gave_up = answer.is_none();
-                    let next = link.answer(answer.as_ref().map(|answer| answer.as_slice())).await;
+                    let next = timeout_at(*budget, link.answer(answer.as_ref().map(|answer| answer.as_slice()))).await;
                     if gave_up {
                         return Err(Failed::Client(Stop::GivenUp));
                     }
+                    let next = next.map_err(|_| Failed::Late)?;
                     progress = next.map_err(|error| Failed::Link(error, true))?;
                 }
             }

@@ -199,9 +199,12 @@ impl Session {
 
     /// Lets the client try to log in until it succeeds or the dialogue ends.
     async fn converse(&mut self, dialogue: &mut Dialogue<Stream>) -> Result<Admitted, Ending> {
+        // What a client says of itself never makes it trusted, nor less so the next time.
+        let met = self.origin.clone();
+        let trusted = self.door.config.id_from.iter().any(|net| net.contains(&met.client.ip()));
         loop {
             let Asked::Login(login) = dialogue.next().await? else { return Err(Ending::Internal) };
-            let trusted = self.door.config.id_from.iter().any(|net| net.contains(&self.origin.client.ip()));
+            self.origin.clone_from(&met);
             self.origin.identified(dialogue.id(), trusted);
             self.record.client = self.origin.client;
             let attempt = Attempt::new(&self.server, &self.door, &self.origin, &login, &self.record.session);

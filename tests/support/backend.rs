@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{hear, hear_end, hear_line, soon};
+use super::{hear, hear_end, hear_line, reset, soon};
 
 /// A listening socket on loopback.
 pub struct Backend {
@@ -92,5 +92,10 @@ impl Call {
 
     pub async fn hear_end(&mut self) -> Vec<u8> {
         hear_end(&mut self.tcp, "the backend").await
+    }
+
+    /// Hangs up as a machine does that has lost its memory.
+    pub fn reset(self) {
+        reset(self.tcp);
     }
 }

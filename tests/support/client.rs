@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 
-use super::{hear, hear_end, hear_line, soon};
+use super::{hear, hear_end, hear_line, reset, soon};
 
 /// One connection to mailmux.
 pub struct Client<S> {
@@ -25,6 +25,11 @@ impl Client<TcpStream> {
         let stream = soon("a connection", TcpStream::connect(address)).await.expect("connected");
         stream.set_nodelay(true).expect("an option");
         Self { stream }
+    }
+
+    /// Hangs up as a machine does that has lost its memory.
+    pub fn reset(self) {
+        reset(self.stream);
     }
 
     /// Shakes hands.

@@ -5,12 +5,14 @@
 pub mod backend;
 pub mod certs;
 pub mod client;
+pub mod program;
 pub mod server;
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
 
 /// The bound on every wait for something that is expected to happen.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -54,4 +56,9 @@ pub async fn hear_end<S: AsyncRead + Unpin>(stream: &mut S, who: &str) -> Vec<u8
 
 pub fn show(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
+}
+
+/// Closes with RST instead of FIN.
+pub fn reset(tcp: TcpStream) {
+    socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).expect("an option");
 }

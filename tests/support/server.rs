@@ -54,14 +54,7 @@ impl Running {
 
     /// Asks the admin port; status and body.
     pub async fn get(&self, path: &str, headers: &str) -> (u16, String) {
-        let mut tcp = TcpStream::connect(self.admin).await.expect("the admin port");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
-        tcp.write_all(request.as_bytes()).await.expect("written");
-        let mut answer = String::new();
-        soon("the admin port's answer", tcp.read_to_string(&mut answer)).await.expect("an answer");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, body.to_owned())
+        get(self.admin, path, headers).await
     }
 
     /// The value of one series, written as `/metrics` writes it; 0 when it is not there.
@@ -92,4 +85,16 @@ impl Drop for Running {
         self.phase.send_replace(Phase::Stopped);
         self.task.abort();
     }
+}
+
+/// Asks an admin port; status and body.
+pub async fn get(admin: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+    let mut tcp = TcpStream::connect(admin).await.expect("the admin port");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    soon("the admin port's answer", tcp.read_to_string(&mut answer)).await.expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, body.to_owned())
 }

@@ -43,5 +43,7 @@ mod limits;
 mod metrics;
 mod process;
 mod proxy;
+mod relay;
+mod routing;
 mod tls;
 mod transcripts;

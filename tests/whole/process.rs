@@ -1,82 +1,9 @@
 //! The program as it is started: arguments, signals, log.
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Stdio;
-
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
-
 use crate::support::backend::Backend;
 use crate::support::client::{Client, GREETING};
-use crate::support::{show, soon};
-
-/// The program, and the lines of its log so far.
-struct Program {
-    child: Child,
-    log: BufReader<ChildStderr>,
-    lines: Vec<String>,
-    address: SocketAddr,
-}
-
-impl Program {
-    async fn start(folder: &Path, backend: &Backend, log: &str) -> Self {
-        let config = format!(
-            "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n{}[[route]]\nbackend = \"blue\"\n\
-             [timeouts]\nrefusal_grid = \"10ms\"\n[log]\n{log}\n",
-            backend.section("blue")
-        );
-        std::fs::write(folder.join("mailmux.toml"), config).expect("written");
-        let mut child =
-            mailmux().args(["serve", "--config"]).arg(folder.join("mailmux.toml")).spawn().expect("started");
-        let log = BufReader::new(child.stderr.take().expect("its log"));
-        let mut program = Self { child, log, lines: Vec::new(), address: ([127, 0, 0, 1], 0).into() };
-        let line = program.line_with("listening").await;
-        let after = line.split("127.0.0.1:").nth(1).expect("an address");
-        let port: String = after.chars().take_while(char::is_ascii_digit).collect();
-        program.address.set_port(port.parse().expect("a port"));
-        program
-    }
-
-    /// The next line of the log that holds these words.
-    async fn line_with(&mut self, words: &str) -> String {
-        loop {
-            let mut line = String::new();
-            let n = soon(words, self.log.read_line(&mut line)).await.expect("UTF-8");
-            assert!(n > 0, "the log ends without {words:?}: {:#?}", self.lines);
-            self.lines.push(line.clone());
-            if line.contains(words) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, signal: &str) {
-        let id = self.child.id().expect("it runs").to_string();
-        assert!(std::process::Command::new("kill").args([signal, &id]).status().expect("kill").success());
-    }
-
-    /// Waits for its end, and gives the rest of the log.
-    async fn ended(&mut self) -> String {
-        let mut rest = String::new();
-        soon("the end of its log", self.log.read_to_string(&mut rest)).await.expect("UTF-8");
-        assert!(soon("its end", self.child.wait()).await.expect("a status").success());
-        rest
-    }
-}
-
-fn mailmux() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mailmux"));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-}
-
-/// Runs it to its end; exit code, standard output and standard error.
-async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = soon("its end", mailmux().args(arguments).output()).await.expect("started");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
+use crate::support::program::{Program, run};
+use crate::support::show;
 
 #[tokio::test]
 async fn sigterm_drains_and_a_second_one_ends_at_once() {
@@ -189,4 +116,31 @@ async fn arguments_that_make_no_sense_are_told_so() {
         let (code, _, shown) = run(arguments).await;
         assert!(code.is_some_and(|code| code > 0) && shown.contains(words), "{}", show(shown.as_bytes()));
     }
+}
+
+#[tokio::test]
+async fn it_serves_on_when_its_log_goes_nowhere() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let backend = Backend::listen().await;
+    let mut program = Program::start(folder.path(), &backend, "level = \"trace\"").await;
+    program.close_log();
+    for _ in 0..3 {
+        let mut client = Client::connect(program.address).await;
+        client.hear(GREETING).await;
+        // A refusal is logged in the middle of a session.
+        client.say("a LOGIN ann wrong\r\n").await;
+        let mut call = backend.accept().await;
+        call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] x\r\n").await;
+        call.hear_command().await;
+        call.say(format!("{} NO wrong\r\n", call.tag).as_bytes()).await;
+        client.hear("a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n").await;
+        client.say("b LOGIN ann pass\r\n").await;
+        let (mut call, _) = backend.let_in().await;
+        client.hear("b OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+        client.say("c NOOP\r\n").await;
+        call.hear(b"c NOOP\r\n").await;
+        drop(client);
+        call.hear_end().await;
+    }
+    program.until_metric("mailmux_sessions_closed_total{reason=\"closed\",side=\"client\"}", 3.0).await;
 }
