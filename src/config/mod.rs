@@ -226,6 +226,57 @@ pub struct Backend {
     pub forward_id: bool,
     /// Local addresses to dial from, in turn; empty: the kernel's choice.
     pub source: Vec<IpAddr>,
+    /// Its share of a group's users, against the other members' weights.
+    pub weight: NonZeroU32,
+    /// How it is found out whether it is well.
+    pub health: Health,
+}
+
+/// How it is found out whether a backend is well.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// It is probed so often; `None`: never, only what logins meet counts.
+    pub interval: Option<Duration>,
+    /// So long it has for one probe: TCP, TLS, greeting, and the login if there is one.
+    pub timeout: Duration,
+    /// After so many successes in a row it is up again.
+    pub rise: NonZeroU32,
+    /// After so many failures in a row it is down.
+    pub fall: NonZeroU32,
+    /// The account that a probe logs in to, and the file that holds its password.
+    pub login: Option<(String, At<PathBuf>)>,
+}
+
+impl Health {
+    /// No probes; three failures of logins in a row are one too many.
+    pub fn unprobed() -> Self {
+        let three = NonZeroU32::MIN.saturating_add(2);
+        Self { interval: None, timeout: Duration::from_secs(2), rise: NonZeroU32::MIN, fall: three, login: None }
+    }
+}
+
+/// One `[[group]]`: backends that share users.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Its name in routes; unique, also among the backends'.
+    pub name: String,
+    /// Indices into [`Config::backends`].
+    pub members: Vec<usize>,
+    /// The same: who steps in when no member is well, in this order.
+    pub standby: Vec<usize>,
+    /// How one of the members is chosen.
+    pub choose: Choose,
+}
+
+/// How a group chooses among its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choose {
+    /// By the user's name: weighted rendezvous hashing.
+    Hash,
+    /// The one with the fewest sessions for its weight.
+    LeastSessions,
+    /// The first that is well.
+    FirstHealthy,
 }
 
 /// TLS towards a backend.
@@ -278,6 +329,14 @@ pub struct Lookup {
     pub name: String,
     /// What it is.
     pub source: LookupSource,
+    /// How long a question may take.
+    pub timeout: Duration,
+    /// Whether and how answers are kept.
+    pub cache: Option<Cache>,
+    /// Where it may send users.
+    pub allow: Allow,
+    /// TLS towards hosts that it names and the configuration does not, unless its answer says.
+    pub tls: ListenerTls,
 }
 
 /// The kinds of sources.
@@ -288,6 +347,107 @@ pub enum LookupSource {
         /// Its path.
         path: At<PathBuf>,
     },
+    /// A responder that speaks nginx's `auth_http` protocol.
+    Http(HttpLookup),
+    /// A database.
+    Sql(SqlLookup),
+    /// A directory.
+    Ldap(LdapLookup),
+}
+
+/// A responder that speaks nginx's `auth_http` protocol.
+#[derive(Debug, Clone)]
+pub struct HttpLookup {
+    /// `http://` or `https://`, host, path.
+    pub url: At<String>,
+    /// Sent with every question, as written.
+    pub headers: Vec<(String, String)>,
+    /// Whether it is told passwords, and believed when it says that they are right.
+    pub authenticate: bool,
+    /// Whether it is sent the client's certificate, in PEM.
+    pub pass_client_certificate: bool,
+    /// Whom to trust under `https`; `None`: Mozilla's list.
+    pub ca: Option<At<PathBuf>>,
+    /// The most questions at a time; others wait.
+    pub connections: NonZeroU32,
+}
+
+/// A database: SQLite, PostgreSQL or MySQL.
+#[derive(Debug, Clone)]
+pub struct SqlLookup {
+    /// `sqlite:`, `postgres:` or `mysql:`. It may hold a password: read from a file, it never stands in an error.
+    pub url: DatabaseUrl,
+    /// The query, with `:user`, `:local` and `:domain` as parameters. Columns are fields of a route.
+    pub query: At<String>,
+    /// The most connections.
+    pub connections: NonZeroU32,
+}
+
+/// Where a database's URL stands.
+#[derive(Debug, Clone)]
+pub enum DatabaseUrl {
+    /// Here.
+    Written(At<String>),
+    /// In a file.
+    File(At<PathBuf>),
+}
+
+/// A directory.
+#[derive(Debug, Clone)]
+pub struct LdapLookup {
+    /// `ldap://`, `ldaps://` or `ldapi://`.
+    pub url: At<String>,
+    /// StartTLS; only with `ldap://`.
+    pub start_tls: bool,
+    /// Whom to trust; `None`: the machine's own store.
+    pub ca: Option<At<PathBuf>>,
+    /// Who searches: a name, and the file that holds its password; `None`: nobody in particular.
+    pub bind: Option<(String, At<PathBuf>)>,
+    /// Where the search begins.
+    pub base: String,
+    /// How deep it goes.
+    pub scope: LdapScope,
+    /// The filter, with `{user}`, `{local}` and `{domain}`, which are always escaped.
+    pub filter: At<String>,
+    /// Attributes and the fields of a route that they are.
+    pub attributes: Vec<(String, String)>,
+    /// Whether it is asked, by a bind as the entry that was found, if a password is right.
+    pub authenticate: bool,
+    /// The most connections.
+    pub connections: NonZeroU32,
+}
+
+/// How deep a search goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of RFC 4511")]
+pub enum LdapScope {
+    Base,
+    One,
+    Sub,
+}
+
+/// How answers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cache {
+    /// How long an answer is as good as new.
+    pub ttl: Duration,
+    /// How long the answer that there is no such user is.
+    pub negative_ttl: Duration,
+    /// How long after that an answer serves on while the source is down.
+    pub stale: Duration,
+    /// The most answers kept.
+    pub entries: usize,
+}
+
+/// Where a lookup may send users, and their passwords with them.
+#[derive(Debug, Clone, Default)]
+pub struct Allow {
+    /// Names of backends and groups; `None`: all that the configuration names.
+    pub names: Option<Vec<String>>,
+    /// Hosts by name, that the configuration does not name.
+    pub hosts: Vec<Glob>,
+    /// Hosts by address.
+    pub networks: Vec<IpNet>,
 }
 
 /// One `[[route]]`: a rule.

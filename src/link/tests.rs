@@ -27,6 +27,8 @@ pub(super) fn backend(host: &str, port: u16, tls: BackendTls) -> Arc<Backend> {
         proxy_protocol: None,
         forward_id: true,
         source: Vec::new(),
+        weight: std::num::NonZeroU32::MIN,
+        health: config::Health::unprobed(),
     };
     Arc::new(Backend::new(config, Metrics::new().expect("fresh").backend("blue")))
 }

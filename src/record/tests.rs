@@ -104,6 +104,8 @@ fn route(metrics: &Metrics) -> Route {
         proxy_protocol: None,
         forward_id: false,
         source: Vec::new(),
+        weight: std::num::NonZeroU32::MIN,
+        health: config::Health::unprobed(),
     };
     let backend = Arc::new(Backend::new(config, metrics.backend("blue")));
     Route { backend, user: UserName::new(&b"ann"[..]).expect("clean"), login: LoginAs::Client }

@@ -22,6 +22,8 @@ fn backend(name: &str, port: u16) -> config::Backend {
         proxy_protocol: None,
         forward_id: true,
         source: Vec::new(),
+        weight: std::num::NonZeroU32::MIN,
+        health: config::Health::unprobed(),
     }
 }
 
@@ -41,7 +43,17 @@ fn router(routes: Vec<config::Route>, map: Option<&str>) -> Result<Router, Vec<F
     let source = |path: PathBuf| LookupSource::File { path: At { value: path, site: site() } };
     let mut config = Config::for_one_backend("127.0.0.1", 1);
     config.backends = vec![backend("blue", 1), backend("green", 2)];
-    config.lookups = map.iter().map(|_| Lookup { name: "users".to_owned(), source: source(path.clone()) }).collect();
+    config.lookups = map
+        .iter()
+        .map(|_| Lookup {
+            name: "users".to_owned(),
+            source: source(path.clone()),
+            timeout: std::time::Duration::from_secs(5),
+            cache: None,
+            allow: config::Allow::default(),
+            tls: config::ListenerTls::Implicit,
+        })
+        .collect();
     config.routes = routes;
     let metrics = Metrics::new().expect("distinct names");
     let backends = config.backends.iter();

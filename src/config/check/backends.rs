@@ -1,6 +1,7 @@
 //! `[[backend]]`: where it is, and TLS towards it.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use super::Check;
 use crate::config::file::{self, HostPort, PublicRoots, Section, Spanned};
@@ -34,6 +35,8 @@ impl Check<'_> {
             proxy_protocol: keys.proxy_protocol.0,
             forward_id: keys.forward_id,
             source: keys.source.get_ref().iter().map(|address| address.0).collect(),
+            weight: NonZeroU32::MIN,
+            health: crate::config::Health::unprobed(),
         })
     }
 

@@ -241,7 +241,14 @@ impl Check<'_> {
         let source = match kind?.0 {
             file::LookupKind::File => LookupSource::File { path },
         };
-        Some(Lookup { name: keys.name.as_ref()?.value.0.clone(), source })
+        Some(Lookup {
+            name: keys.name.as_ref()?.value.0.clone(),
+            source,
+            timeout: std::time::Duration::from_secs(5),
+            cache: None,
+            allow: super::Allow::default(),
+            tls: ListenerTls::Implicit,
+        })
     }
 
     fn timeouts(&mut self, section: &Section<file::Timeouts>) {

@@ -52,6 +52,8 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
             proxy_protocol: backend.proxy_protocol.0,
             forward_id: backend.forward_id,
             source: Vec::new(),
+            weight: std::num::NonZeroU32::MIN,
+            health: super::super::Health::unprobed(),
         }],
         lookups: Vec::new(),
         routes: vec![Route {
