@@ -6,19 +6,25 @@ use zeroize::Zeroizing;
 use super::{Malformed, saslname};
 use crate::imap::{Credentials, Login, Mechanism, Secret};
 
-/// A client's first message: `n,,n=<user>,r=<nonce>[,extensions]`. Channel binding (`p=`) cannot work through a relay
-/// that ends TLS; an authzid, which is signed like the rest, could not be judged by a route; a mandatory extension (`m=`)
-/// must be refused by who does not know it.
+/// A client's first message: `n,[a=<authzid>],n=<user>,r=<nonce>[,extensions]`. Some clients name an authzid always, the
+/// user's own (mbsync, by way of Cyrus SASL). Channel binding (`p=`) cannot work through a relay that ends TLS; a mandatory
+/// extension (`m=`) must be refused by who does not know it.
 pub(super) fn parse_first(mechanism: Mechanism, message: Zeroizing<Vec<u8>>) -> Result<Login, Malformed> {
-    let bare = message.strip_prefix(b"n,,").or_else(|| message.strip_prefix(b"y,,")).ok_or(Malformed)?;
-    let mut fields = bare.split(|byte| *byte == b',');
+    let mut fields = message.split(|byte| *byte == b',');
+    if !matches!(fields.next(), Some(b"n" | b"y")) {
+        return Err(Malformed);
+    }
+    let authzid = match fields.next().ok_or(Malformed)? {
+        b"" => None,
+        field => Some(saslname::decode(field.strip_prefix(b"a=").ok_or(Malformed)?)?),
+    };
     let user = saslname::decode(fields.next().and_then(|field| field.strip_prefix(b"n=")).ok_or(Malformed)?)?;
     let nonce = fields.next().and_then(|field| field.strip_prefix(b"r=")).ok_or(Malformed)?;
     if nonce.is_empty() || !nonce.iter().all(u8::is_ascii_graphic) || !fields.all(is_extension) {
         return Err(Malformed);
     }
     let credentials = Credentials::ScramFirst(Secret::new(message)?);
-    Ok(Login { mechanism, user, authzid: None, credentials })
+    Ok(Login { mechanism, user, authzid, credentials })
 }
 
 /// `attr-val`: a letter, `=`, a value that is not empty.
@@ -44,6 +50,13 @@ mod tests {
     }
 
     #[test]
+    fn an_authorization_identity_is_kept() {
+        let login = parse(b"n,a=bo=2Css,n=user,r=x").expect("well formed");
+        assert_eq!(login.user.as_bytes(), b"user");
+        assert_eq!(login.authzid.expect("there").as_bytes(), b"bo,ss");
+    }
+
+    #[test]
     fn what_cannot_be_relayed_is_refused() {
         let wrong = [
             &b""[..],
@@ -56,7 +69,9 @@ mod tests {
             b"n,,n=user,r=x,m=ext",
             b"n,,n=user,r=x,",
             b"n,,n=user,r=x,tt",
-            b"n,a=boss,n=user,r=x",
+            b"n,a=,n=user,r=x",
+            b"n,boss,n=user,r=x",
+            b"n",
             b"p=tls-server-end-point,,n=user,r=x",
             b"n,,n=us=er,r=x",
             b"n,,n=user,r=x\r\nA LOGOUT",
