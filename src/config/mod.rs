@@ -26,6 +26,8 @@ pub struct Config {
     pub tls: Tls,
     /// `[[backend]]`; [`Target::Backend`] is an index into it.
     pub backends: Vec<Backend>,
+    /// `[[group]]`; [`Target::Group`] is an index into it.
+    pub groups: Vec<Group>,
     /// `[[lookup]]`; [`Target::Lookup`] is an index into it.
     pub lookups: Vec<Lookup>,
     /// `[[route]]`, in order.
@@ -127,7 +129,7 @@ pub struct Listener {
 }
 
 /// The TLS mode of a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ListenerTls {
     /// TLS from the first byte.
     Implicit,
@@ -329,14 +331,17 @@ pub struct Lookup {
     pub name: String,
     /// What it is.
     pub source: LookupSource,
+    /// Whether it is told or asked if a password is right, and believed.
+    pub authenticate: bool,
     /// How long a question may take.
     pub timeout: Duration,
     /// Whether and how answers are kept.
     pub cache: Option<Cache>,
     /// Where it may send users.
     pub allow: Allow,
-    /// TLS towards hosts that it names and the configuration does not, unless its answer says.
-    pub tls: ListenerTls,
+    /// Index into [`Config::backends`] of the one whose settings serve for hosts that it names and the configuration does
+    /// not; `None`: the defaults of a backend.
+    pub template: Option<usize>,
 }
 
 /// The kinds of sources.
@@ -362,8 +367,8 @@ pub struct HttpLookup {
     pub url: At<String>,
     /// Sent with every question, as written.
     pub headers: Vec<(String, String)>,
-    /// Whether it is told passwords, and believed when it says that they are right.
-    pub authenticate: bool,
+    /// A file of more of them, `Name: value` in each line.
+    pub headers_file: Option<At<PathBuf>>,
     /// Whether it is sent the client's certificate, in PEM.
     pub pass_client_certificate: bool,
     /// Whom to trust under `https`; `None`: Mozilla's list.
@@ -411,8 +416,6 @@ pub struct LdapLookup {
     pub filter: At<String>,
     /// Attributes and the fields of a route that they are.
     pub attributes: Vec<(String, String)>,
-    /// Whether it is asked, by a bind as the entry that was found, if a password is right.
-    pub authenticate: bool,
     /// The most connections.
     pub connections: NonZeroU32,
 }
@@ -461,6 +464,8 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// Whose credentials are used there.
     pub login: LoginAs,
+    /// Index into [`Config::lookups`] of the one that says whether a password is right, where mailmux itself must know.
+    pub authenticate: Option<usize>,
 }
 
 /// The conditions of a rule; an absent one matches everything.
@@ -487,6 +492,8 @@ pub struct Glob(pub Vec<Box<[u8]>>);
 pub enum Target {
     /// Index into [`Config::backends`].
     Backend(usize),
+    /// Index into [`Config::groups`].
+    Group(usize),
     /// Index into [`Config::lookups`]; a user it does not know goes on to the next rule.
     Lookup(usize),
     /// Nowhere; the text is shown to the user.
@@ -515,14 +522,25 @@ pub enum RewritePiece {
 pub enum LoginAs {
     /// The client's own.
     Passthrough,
-    /// A master user's, acting for the client's user (SASL PLAIN authzid). Only for clients that mailmux itself has
-    /// authenticated, which is by certificate (EXTERNAL).
+    /// A master user's, acting for the client's user. Only for clients that mailmux itself has authenticated: by their
+    /// certificate (EXTERNAL), or by a lookup.
     Master {
         /// The master user's name.
         user: String,
         /// The file that holds its password (one trailing line break is not part of it).
         password_file: At<PathBuf>,
+        /// How it says for whom it acts.
+        form: MasterForm,
     },
+}
+
+/// How a master user says for whom it acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MasterForm {
+    /// SASL PLAIN's authorization identity.
+    Authzid,
+    /// `user*master` as the name, as Dovecot's separator has it.
+    Starred,
 }
 
 /// `[limits]`. A count of 0 and a rate `"off"` mean: no such limit.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::Check;
-use crate::config::file::{self, HostPort, PublicRoots, Section, Spanned};
-use crate::config::{Backend, BackendTls, CertificateFiles, ListenerTls, Roots, TlsClient};
+use crate::config::file::{self, Count, HostPort, PublicRoots, Section, Spanned};
+use crate::config::{Backend, BackendTls, CertificateFiles, Health, ListenerTls, Roots, TlsClient};
 
 impl Check<'_> {
     pub(super) fn backend(&mut self, section: &Section<file::Backend>) -> Option<Backend> {
@@ -35,8 +35,34 @@ impl Check<'_> {
             proxy_protocol: keys.proxy_protocol.0,
             forward_id: keys.forward_id,
             source: keys.source.get_ref().iter().map(|address| address.0).collect(),
-            weight: NonZeroU32::MIN,
-            health: crate::config::Health::unprobed(),
+            weight: count(keys.weight),
+            health: self.health(section)?,
+        })
+    }
+
+    fn health(&mut self, section: &Section<file::Backend>) -> Option<Health> {
+        let file::Health { interval, keys } = section.keys.health.get_ref();
+        let site = |key: &str| section.site(&format!("health.{key}"), &section.keys.health.span());
+        for (key, time) in [("interval", keys.interval.0), ("timeout", keys.timeout.0)] {
+            if time.is_zero() {
+                self.report(site(key), "must be longer than nothing");
+            }
+        }
+        let login = match (&keys.user, &keys.password_file) {
+            (Some(user), Some(path)) => Some((user.value.0.clone(), self.path(section, "health.password_file", path))),
+            (None, None) => None,
+            (user, _) => {
+                let (key, other) = if user.is_some() { ("user", "password_file") } else { ("password_file", "user") };
+                self.report(site(key), format!("needs {other} beside it"));
+                return None;
+            }
+        };
+        Some(Health {
+            interval: *interval,
+            timeout: keys.timeout.0,
+            rise: count(keys.rise),
+            fall: count(keys.fall),
+            login,
         })
     }
 
@@ -102,4 +128,9 @@ impl Check<'_> {
             self.report(section.site("source", &source.span()), message);
         }
     }
+}
+
+/// A count that starts at one.
+fn count<const MOST: u32>(count: Count<1, MOST>) -> NonZeroU32 {
+    NonZeroU32::new(count.0).unwrap_or(NonZeroU32::MIN)
 }

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod backends;
+mod lookups;
 mod one_backend;
 mod routes;
 
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::{self, ClientCertificates, File, Section, Spanned, Written};
 use super::{
-    Admin, At, CertificateFiles, ClientAuth, Config, Finding, Limits, Listener, ListenerTls, Log, Lookup, LookupSource,
+    Admin, At, CertificateFiles, ClientAuth, Config, Finding, Limits, Listener, ListenerTls, Log,
     Route, Server, Site, Timeouts, Tls,
 };
 
@@ -82,21 +83,25 @@ impl Check<'_> {
     fn config(&mut self, file: &File) -> Option<Config> {
         let listener_names = self.names(&file.listeners, |listener| listener.name.as_ref());
         let backend_names = self.names(&file.backends, |backend| backend.name.as_ref());
+        let group_names = self.names(&file.groups, |group| group.name.as_ref());
         let lookup_names = self.names(&file.lookups, |lookup| lookup.name.as_ref());
         let listeners = all(file.listeners.iter().map(|listener| self.listener(listener)));
         let tls = self.tls(file);
         let backends = all(file.backends.iter().map(|backend| self.backend(backend)));
-        let lookups = all(file.lookups.iter().map(|lookup| self.lookup(lookup)));
+        let groups = all(file.groups.iter().map(|group| self.group(group, &backend_names)));
+        let lookups = all(file.lookups.iter().map(|lookup| self.lookup(lookup, &backend_names, &group_names)));
         let mut rules = Vec::new();
         for route in &file.routes {
             self.condition(route, &listener_names);
-            let target = self.target(route, &backend_names, &lookup_names);
-            let login = self.login(route, &file.tls);
+            let target = self.target(route, [&backend_names, &group_names, &lookup_names]);
+            let authenticate = self.authenticate(route, &lookup_names, &file.lookups);
+            let login = self.login(route, file);
             rules.push(target.zip(login).map(|(target, login)| Route {
                 when: routes::when(&route.keys),
                 target,
                 rewrite: route.keys.rewrite.as_ref().map(|rewrite| rewrite.value.clone()),
                 login,
+                authenticate,
             }));
         }
         self.timeouts(&file.timeouts);
@@ -106,6 +111,7 @@ impl Check<'_> {
             listeners: listeners?,
             tls: tls?,
             backends: backends?,
+            groups: groups?,
             lookups: lookups?,
             routes: all(rules.into_iter())?,
             limits: limits(&file.limits.keys),
@@ -230,24 +236,6 @@ impl Check<'_> {
             ClientAuth::Required { ca }
         } else {
             ClientAuth::Optional { ca }
-        })
-    }
-
-    fn lookup(&mut self, section: &Section<file::Lookup>) -> Option<Lookup> {
-        let keys = &section.keys;
-        let kind = self.need(section, "type", keys.r#type.as_ref(), "type = \"file\"");
-        let path = self.need(section, "path", keys.path.as_ref(), "the path of the map file");
-        let path = self.path(section, "path", path?);
-        let source = match kind?.0 {
-            file::LookupKind::File => LookupSource::File { path },
-        };
-        Some(Lookup {
-            name: keys.name.as_ref()?.value.0.clone(),
-            source,
-            timeout: std::time::Duration::from_secs(5),
-            cache: None,
-            allow: super::Allow::default(),
-            tls: ListenerTls::Implicit,
         })
     }
 

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use super::Check;
-use crate::config::file::{self, ClientCertificates, Section, Spanned, WhoseLogin, Written};
-use crate::config::{Glob, LoginAs, Target, When};
+use crate::config::file::{self, ClientCertificates, File, Section, Spanned, WhoseLogin, Written};
+use crate::config::{Glob, LoginAs, MasterForm, Target, When};
 
 impl Check<'_> {
     pub(super) fn condition(&mut self, section: &Section<file::Route>, listeners: &HashMap<&str, usize>) {
         if let Some(name) = &section.keys.listener {
-            self.resolve(section, "listener", name, listeners);
+            self.resolve(section, "listener", "listener", name, listeners);
         }
         if let Some(domain) = &section.keys.domain
             && domain.value.0.iter().any(|piece| piece.contains(&b'@'))
@@ -25,10 +25,12 @@ impl Check<'_> {
         }
     }
 
-    fn resolve(
+    /// The place in its list of what a key names.
+    pub(super) fn resolve<T>(
         &mut self,
-        section: &Section<file::Route>,
+        section: &Section<T>,
         key: &str,
+        kind: &str,
         name: &Written<file::Name>,
         known: &HashMap<&str, usize>,
     ) -> Option<usize> {
@@ -37,29 +39,33 @@ impl Check<'_> {
             let mut names: Vec<_> = known.keys().copied().collect();
             names.sort_unstable();
             let expected = match names.as_slice() {
-                [] => format!("expected a [[{key}]] of this name, and there is none at all"),
+                [] => format!("expected a [[{kind}]] of this name, and there is none at all"),
                 names => format!("expected one of: {}", names.join(", ")),
             };
-            self.report(section.site(key, &name.span), format!("no such {key}\n{expected}"));
+            self.report(section.site(key, &name.span), format!("no such {kind}\n{expected}"));
         }
         found
     }
 
-    /// Exactly one of `backend`, `lookup`, `reject`.
+    /// Exactly one of `backend`, `group`, `lookup`, `reject`. The names are those of backends, groups and lookups.
     pub(super) fn target(
         &mut self,
         section: &Section<file::Route>,
-        backends: &HashMap<&str, usize>,
-        lookups: &HashMap<&str, usize>,
+        [backends, groups, lookups]: [&HashMap<&str, usize>; 3],
     ) -> Option<Target> {
         let keys = &section.keys;
-        let backend = keys.backend.as_ref().map(|name| self.resolve(section, "backend", name, backends));
-        let lookup = keys.lookup.as_ref().map(|name| self.resolve(section, "lookup", name, lookups));
-        let given = usize::from(backend.is_some()) + usize::from(lookup.is_some()) + usize::from(keys.reject.is_some());
-        let broken = ["backend", "lookup", "reject"].iter().any(|key| section.is_broken(key));
+        let mut find = |key: &str, name: &Option<Written<file::Name>>, known| {
+            name.as_ref().map(|name| self.resolve(section, key, key, name, known))
+        };
+        let backend = find("backend", &keys.backend, backends);
+        let group = find("group", &keys.group, groups);
+        let lookup = find("lookup", &keys.lookup, lookups);
+        let given = [backend.is_some(), group.is_some(), lookup.is_some(), keys.reject.is_some()];
+        let given = given.into_iter().filter(|given| *given).count();
+        let broken = ["backend", "group", "lookup", "reject"].iter().any(|key| section.is_broken(key));
         if given > 1 || (given == 0 && !broken) {
             let problem = if given == 0 { "leads nowhere" } else { "leads to more than one place" };
-            let message = format!("{problem}\nexpected exactly one of: backend, lookup, reject");
+            let message = format!("{problem}\nexpected exactly one of: backend, group, lookup, reject");
             self.report(section.own_site(), message);
             return None;
         }
@@ -69,31 +75,50 @@ impl Check<'_> {
             self.forbid(section, "login", Some(keys.login.span.clone()).filter(|_| keys.login.is_in_file()), why);
         }
         let reject = keys.reject.as_ref().map(|text| Target::Reject(text.value.0.clone()));
-        backend.flatten().map(Target::Backend).or_else(|| lookup.flatten().map(Target::Lookup)).or(reject)
+        let backend = backend.flatten().map(Target::Backend);
+        let group = group.flatten().map(Target::Group);
+        backend.or(group).or_else(|| lookup.flatten().map(Target::Lookup)).or(reject)
     }
 
-    pub(super) fn login(&mut self, section: &Section<file::Route>, tls: &Section<file::Tls>) -> Option<LoginAs> {
+    /// The lookup that says whether a password is right.
+    pub(super) fn authenticate(
+        &mut self,
+        section: &Section<file::Route>,
+        names: &HashMap<&str, usize>,
+        lookups: &[Section<file::Lookup>],
+    ) -> Option<usize> {
+        let name = section.keys.authenticate.as_ref()?;
+        let index = self.resolve(section, "authenticate", "lookup", name, names)?;
+        if lookups.get(index).is_some_and(|lookup| !is_authenticating(lookup)) {
+            let message = "this lookup says nothing of passwords\nexpected one with authenticate = true";
+            self.report(section.site("authenticate", &name.span), message);
+        }
+        Some(index)
+    }
+
+    pub(super) fn login(&mut self, section: &Section<file::Route>, file: &File) -> Option<LoginAs> {
         let keys = &section.keys;
         let site = || section.site("login", &keys.login.span);
+        let master = [
+            ("master_user", keys.master_user.as_ref().map(|user| user.span.clone())),
+            ("master_password_file", keys.master_password_file.as_ref().map(|path| path.span.clone())),
+            ("master_form", keys.master_form.as_ref().map(|form| form.span.clone())),
+        ];
         if keys.login.value == WhoseLogin::Passthrough {
             if !section.is_broken("login") {
-                let why = "has a meaning only with login = \"master\"";
-                self.forbid(section, "master_user", keys.master_user.as_ref().map(|user| user.span.clone()), why);
-                let file = keys.master_password_file.as_ref().map(|path| path.span.clone());
-                self.forbid(section, "master_password_file", file, why);
+                for (key, span) in master {
+                    self.forbid(section, key, span, "has a meaning only with login = \"master\"");
+                }
             }
             return Some(LoginAs::Passthrough);
         }
-        // Acting for somebody whose password nobody has looked at needs proof of another kind.
-        if tls.keys.client_auth.value == ClientCertificates::Off && !tls.is_broken("client_auth") {
-            let message = "nobody could use it: a master user acts only for clients with a verified certificate\n\
-                           expected client_auth = \"optional\" or \"required\" in [tls]";
+        if !self.can_prove(section, file) {
+            let message = "nobody could use it: a master user acts only for clients whose identity was proven to mailmux\n\
+                           expected authenticate = \"LOOKUP\" beside it, or client certificates in [tls]";
             self.report(site(), message);
         }
-        for (key, given) in
-            [("master_user", keys.master_user.is_some()), ("master_password_file", keys.master_password_file.is_some())]
-        {
-            if !given && !section.is_broken(key) {
+        for (key, span) in master.iter().take(2) {
+            if span.is_none() && !section.is_broken(key) {
                 self.report(site(), format!("needs {key} beside it"));
             }
         }
@@ -101,7 +126,20 @@ impl Check<'_> {
         Some(LoginAs::Master {
             user: keys.master_user.as_ref()?.value.0.clone(),
             password_file: self.path(section, "master_password_file", path),
+            form: keys.master_form.as_ref().map_or(MasterForm::Authzid, |form| form.value),
         })
+    }
+
+    /// Whether there is a way for clients to prove to us who they are: certificates, or a lookup that is told passwords.
+    fn can_prove(&self, section: &Section<file::Route>, file: &File) -> bool {
+        let certificates =
+            file.tls.keys.client_auth.value != ClientCertificates::Off || file.tls.is_broken("client_auth");
+        let named = |name: &file::Name| {
+            let is_it = |lookup: &&Section<file::Lookup>| lookup.keys.name.as_ref().is_some_and(|known| known.value == *name);
+            file.lookups.iter().find(is_it).is_none_or(is_authenticating)
+        };
+        let target = section.keys.lookup.as_ref().is_some_and(|name| named(&name.value));
+        certificates || section.keys.authenticate.is_some() || section.is_broken("authenticate") || target
     }
 
     /// Rules behind one that takes everybody are dead; whoever wrote them thinks they work.
@@ -116,7 +154,7 @@ impl Check<'_> {
                 || keys.server_name.is_some()
                 || keys.client.is_some()
                 || conditions.iter().any(|condition| route.is_broken(condition));
-            let target = keys.lookup.is_none() && (keys.backend.is_some() || keys.reject.is_some());
+            let target = keys.lookup.is_none() && (keys.backend.is_some() || keys.group.is_some() || keys.reject.is_some());
             user && !others && target
         };
         let Some(first) = routes.iter().position(|route| takes_everybody(&route)) else { return };
@@ -136,4 +174,8 @@ pub(super) fn when(keys: &file::Route) -> When {
         server_name: keys.server_name.as_ref().map(|name| name.0.clone()),
         client: keys.client.iter().flat_map(Spanned::get_ref).map(|network| network.0).collect(),
     }
+}
+
+fn is_authenticating(lookup: &Section<file::Lookup>) -> bool {
+    *lookup.keys.authenticate.get_ref() || lookup.is_broken("authenticate")
 }

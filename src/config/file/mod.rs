@@ -5,6 +5,7 @@
 //! Mandatory keys are options, so that all of those that are missing can be reported. [`Text`] is a value written as a
 //! string; [`Written`] and [`Spanned`] also keep its place, where a later rule may want to point at it.
 
+mod lookups;
 mod tree;
 mod value;
 mod words;
@@ -19,9 +20,10 @@ use serde::Deserialize;
 pub(super) use toml::Spanned;
 
 use super::{
-    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, Mechanism, ProxyVersion, Rate, Rewrite, TlsVersion,
+    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, ProxyVersion, Rate, Rewrite, TlsVersion,
 };
 
+pub(super) use lookups::{Group, Health, Line, Lookup, MaybeCache};
 pub(super) use tree::{Section, parse};
 pub(super) use value::{Count, HostName, HostPort, Name, Text, UserText, Written, text};
 pub(super) use words::{ClientCertificates, LookupKind, PublicRoots, WhoseLogin};
@@ -33,6 +35,7 @@ pub(super) struct File {
     pub(super) listeners: Vec<Section<Listener>>,
     pub(super) tls: Section<Tls>,
     pub(super) backends: Vec<Section<Backend>>,
+    pub(super) groups: Vec<Section<Group>>,
     pub(super) lookups: Vec<Section<Lookup>>,
     pub(super) routes: Vec<Section<Route>>,
     pub(super) limits: Section<Limits>,
@@ -127,6 +130,8 @@ pub(super) struct Backend {
     pub(super) proxy_protocol: Text<Option<ProxyVersion>>,
     pub(super) forward_id: bool,
     pub(super) source: Spanned<Vec<Text<IpAddr>>>,
+    pub(super) weight: Count<1, 1000>,
+    pub(super) health: Spanned<Health>,
 }
 
 impl Default for Backend {
@@ -144,6 +149,8 @@ impl Default for Backend {
             proxy_protocol: Text(None),
             forward_id: true,
             source: unwritten(Vec::new()),
+            weight: Count(1),
+            health: unwritten(Health::default()),
         }
     }
 }
@@ -159,14 +166,6 @@ impl Backend {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Lookup {
-    pub(super) name: Option<Written<Name>>,
-    pub(super) r#type: Option<Text<LookupKind>>,
-    pub(super) path: Option<Written<PathBuf>>,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Route {
@@ -176,12 +175,15 @@ pub(super) struct Route {
     pub(super) server_name: Option<Text<Glob>>,
     pub(super) client: Option<Spanned<Vec<Text<IpNet>>>>,
     pub(super) backend: Option<Written<Name>>,
+    pub(super) group: Option<Written<Name>>,
     pub(super) lookup: Option<Written<Name>>,
     pub(super) reject: Option<Written<UserText>>,
     pub(super) rewrite: Option<Written<Rewrite>>,
     pub(super) login: Written<WhoseLogin>,
+    pub(super) authenticate: Option<Written<Name>>,
     pub(super) master_user: Option<Written<UserText>>,
     pub(super) master_password_file: Option<Written<PathBuf>>,
+    pub(super) master_form: Option<Written<MasterForm>>,
 }
 
 impl Default for Route {
@@ -193,12 +195,15 @@ impl Default for Route {
             server_name: None,
             client: None,
             backend: None,
+            group: None,
             lookup: None,
             reject: None,
             rewrite: None,
             login: Written::default_of(WhoseLogin::Passthrough),
+            authenticate: None,
             master_user: None,
             master_password_file: None,
+            master_form: None,
         }
     }
 }

@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::File;
 use crate::config::{Finding, Site};
 
-const SECTIONS: [&str; 10] =
-    ["server", "listener", "tls", "backend", "lookup", "route", "limits", "timeouts", "admin", "log"];
+const SECTIONS: [&str; 11] =
+    ["server", "listener", "tls", "backend", "group", "lookup", "route", "limits", "timeouts", "admin", "log"];
 
 /// One table of the file.
 #[derive(Debug)]
@@ -70,6 +70,7 @@ pub(in crate::config) fn parse(text: &str) -> Result<(File, Vec<Finding>), Findi
         listeners: reader.tables(&mut root, "listener"),
         tls: reader.table(&mut root, "tls"),
         backends: reader.tables(&mut root, "backend"),
+        groups: reader.tables(&mut root, "group"),
         lookups: reader.tables(&mut root, "lookup"),
         routes: reader.tables(&mut root, "route"),
         limits: reader.table(&mut root, "limits"),

@@ -1,7 +1,9 @@
 //! The closed lists of words that some keys take, and what the words mean.
 
 use super::value::FromText;
-use crate::config::{CertificateName, ListenerTls, LogFormat, LogLevel, Mechanism, ProxyVersion, TlsVersion};
+use crate::config::{
+    CertificateName, Choose, LdapScope, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, ProxyVersion, TlsVersion,
+};
 
 /// A closed list of words.
 trait Words: Copy + 'static {
@@ -90,10 +92,30 @@ impl Words for PublicRoots {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum LookupKind {
     File,
+    Http,
+    Sql,
+    Ldap,
 }
 
 impl Words for LookupKind {
-    const WORDS: &'static [(&'static str, Self)] = &[("file", Self::File)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("file", Self::File), ("http", Self::Http), ("sql", Self::Sql), ("ldap", Self::Ldap)];
+}
+
+impl Words for LdapScope {
+    const WORDS: &'static [(&'static str, Self)] = &[("base", Self::Base), ("one", Self::One), ("sub", Self::Sub)];
+}
+
+impl Words for Choose {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("hash", Self::Hash),
+        ("least_sessions", Self::LeastSessions),
+        ("first_healthy", Self::FirstHealthy),
+    ];
+}
+
+impl Words for MasterForm {
+    const WORDS: &'static [(&'static str, Self)] = &[("authzid", Self::Authzid), ("user*master", Self::Starred)];
 }
 
 /// A route's `login`.
