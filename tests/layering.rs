@@ -28,7 +28,7 @@ const ROOMS: [(&str, &[&str]); 26] = [
     ("dialogue", &["imap", "outcome", "process", "stream"]),
     ("limits", &["config", "imap", "network", "outcome", "tally"]),
     ("backend", &["config", "imap", "metrics"]),
-    ("routing", &["backend", "config", "imap", "metrics", "network", "secret_file"]),
+    ("routing", &["backend", "config", "imap", "metrics", "network", "secret_file", "tls"]),
     ("link", &["backend", "config", "imap", "metrics", "outcome", "proxy_header", "random", "stream", "tls"]),
     ("relay", &["outcome", "process"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
@@ -82,7 +82,7 @@ const ROOMS: [(&str, &[&str]); 26] = [
 ];
 
 /// An outside crate and the files or folders that may name it.
-const HOMES: [(&str, &[&str]); 24] = [
+const HOMES: [(&str, &[&str]); 27] = [
     ("tokio_rustls", &["tls/"]),
     ("rustls", &["tls/"]),
     ("webpki_roots", &["tls/connect.rs"]),
@@ -96,8 +96,11 @@ const HOMES: [(&str, &[&str]); 24] = [
     ("governor", &["tally/"]),
     ("prometheus", &["metrics.rs"]),
     ("axum", &["admin/"]),
-    ("hyper", &["admin/"]),
-    ("hyper_util", &["admin/"]),
+    ("hyper", &["admin/", "routing/lookup/http.rs", "routing/lookup/http/"]),
+    ("hyper_util", &["admin/", "routing/lookup/http.rs"]),
+    ("hyper_rustls", &["routing/lookup/http.rs"]),
+    ("http_body_util", &["routing/lookup/http.rs"]),
+    ("ldap3", &["routing/lookup/ldap.rs", "routing/lookup/ldap/"]),
     ("serde", &["config/file/"]),
     ("toml", &["config/file/"]),
     ("humantime", &["config/"]),

@@ -71,6 +71,20 @@ impl Connector {
     }
 }
 
+/// The settings of a TLS client that finds its servers itself, and verifies them: for lookups over HTTPS.
+///
+/// # Errors
+/// What is wrong with the roots.
+pub fn client_config(roots: Roots) -> Result<ClientConfig, Finding> {
+    let provider = Arc::new(crypto::aws_lc_rs::default_provider());
+    let tls = TlsClient { name: String::new(), roots, client: None, verify: true };
+    let verifier = verifier(&tls, &provider)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| finding(None, format!("TLS towards lookups: {error}")))?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connector").field("name", &self.name).finish_non_exhaustive()

@@ -1,12 +1,13 @@
 //! TLS in both directions, and [`Stream`]: what a connection is from here on, encrypted or not. `certificates.rs` holds
 //! the certificates clients meet, `accept.rs` does the handshake with clients, `connect.rs` the one with
-//! backends. Not here: IMAP, deadlines (the caller's).
+//! backends, `facts.rs` tells what one with a client gave. Not here: IMAP, deadlines (the caller's).
 
 mod accept;
 mod certificates;
 mod connect;
+mod facts;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::io;
 use std::pin::Pin;
@@ -18,9 +19,10 @@ use tokio_rustls::{client, server};
 
 pub use accept::{Acceptor, Handshake, HandshakeError};
 pub use certificates::{Certificates, SelfSignedError};
-pub use connect::Connector;
 #[cfg(test)]
 pub(crate) use connect::tests::Pki;
+pub use connect::{Connector, client_config};
+pub use facts::{ClientCertificate, Facts, Verified};
 
 /// A connection, to a client or to a backend.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 
 mod fields;
 mod file;
+mod http;
 
 use tokio::time::Instant;
 
