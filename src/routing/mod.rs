@@ -1,25 +1,33 @@
 //! Where a user goes: rules in order, and the lookups they ask. `rule.rs` says whether a rule applies and what name the
-//! user gets, `lookup/` holds the sources. Not here: sockets to backends, replies to clients.
+//! user gets, `lookup/` holds the sources, `hosts.rs` the hosts that only they name, `password.rs` checks hashes. Not here:
+//! sockets to backends, replies to clients.
 //!
 //! The user who is routed is the one whose mail is to be opened: SASL's authorization identity where the client gave
 //! one, else the name it logs in with. The mailbox is what lives on a backend, not whoever holds the password.
 //! [`Route::user`] stands for the same user at the backend; whose password it is, the link takes from the login.
 
+mod hosts;
 mod lookup;
+mod password;
 mod rule;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use self::lookup::Lookup;
+use self::hosts::Hosts;
+use self::lookup::{Lookup, Verdict};
 use self::rule::Rule;
-use crate::backend::{Backend, LoginAs, Route};
+use crate::backend::{Backend, Group, LoginAs, Proof, Route};
 use crate::config::{self, Config, Finding, Target};
-use crate::imap::{Login, UserName};
+use crate::imap::{Credentials, Login, UserName};
 use crate::metrics::Metrics;
+use crate::network::is_in;
+use crate::origin::Origin;
 use crate::secret_file;
+use crate::tls::Facts;
 
-pub use self::lookup::{Answer, Map, MapError};
+pub use self::lookup::{Answer, Map, MapError, Place, Places};
 
 /// Who asks for a route, and from where.
 #[derive(Debug)]
@@ -28,10 +36,12 @@ pub struct Asker<'a> {
     pub login: &'a Login,
     /// The listener's name.
     pub listener: &'a str,
-    /// The name the client asked for by SNI.
-    pub server_name: Option<&'a str>,
-    /// The client's address.
-    pub client: IpAddr,
+    /// Where the client comes from.
+    pub origin: &'a Origin,
+    /// Its TLS connection, if that ends here.
+    pub tls: Option<&'a Facts>,
+    /// Which attempt on this connection it is, from 1.
+    pub attempt: u32,
 }
 
 /// Why there is no route.
@@ -39,10 +49,16 @@ pub struct Asker<'a> {
 pub enum NoRoute {
     /// No rule knows the user.
     Unmatched,
-    /// A rule says `reject`, with this text.
+    /// A rule says `reject`, or a source that the user is not to be let in; with this text.
     Rejected(String),
+    /// A source says that the password is wrong; what it wants the client to be told, and how long that should take.
+    WrongPassword(Option<String>, Duration),
+    /// Only who has proven to mailmux who it is can go on, and this way to log in proves nothing to it.
+    Unproven(&'static str),
     /// A source did not answer; why, for the log.
     LookupFailed(String),
+    /// All of a group are down.
+    GroupDown(String),
 }
 
 /// All rules, and what they lead to.
@@ -50,6 +66,8 @@ pub struct Router {
     rules: Vec<Rule>,
     lookups: Vec<Lookup>,
     backends: Vec<Arc<Backend>>,
+    groups: Vec<Arc<Group>>,
+    hosts: Vec<Hosts>,
 }
 
 impl Asker<'_> {
@@ -66,21 +84,33 @@ impl Router {
     /// Everything that is wrong with them.
     pub fn new(config: &Config, backends: Vec<Arc<Backend>>, metrics: &Metrics) -> Result<Self, Vec<Finding>> {
         let mut findings = Vec::new();
+        let names = (config.backends.iter(), config.groups.iter());
+        let places = Places::new(names.0.map(|backend| backend.name.as_str()), names.1.map(|group| group.name.as_str()));
+        let places = Arc::new(places);
         let mut lookups = Vec::new();
         for lookup in &config.lookups {
-            match Lookup::load(lookup, &config.backends, metrics) {
+            match Lookup::load(lookup, config, &places, metrics) {
                 Ok(lookup) => lookups.push(lookup),
                 Err(more) => findings.extend(more),
             }
         }
         let mut rules = Vec::new();
         for route in &config.routes {
-            match login_as(&route.login) {
-                Ok(login) => rules.push(Rule::new(route, login)),
+            match master(&route.login) {
+                Ok(master) => rules.push(Rule::new(route, master)),
                 Err(finding) => findings.push(finding),
             }
         }
-        if findings.is_empty() { Ok(Self { rules, lookups, backends }) } else { Err(findings) }
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        let pick = |indices: &[usize]| indices.iter().filter_map(|index| backends.get(*index)).cloned().collect();
+        let group = |group: &config::Group| {
+            Arc::new(Group::new(group.name.clone(), pick(&group.members), pick(&group.standby), group.choose))
+        };
+        let groups = config.groups.iter().map(group).collect();
+        let hosts = config.lookups.iter().map(|lookup| Hosts::new(lookup, config, metrics)).collect();
+        Ok(Self { rules, lookups, backends, groups, hosts })
     }
 
     /// The first rule that applies and yields a target wins. Nothing is kept between awaits: the future may be dropped.
@@ -88,32 +118,169 @@ impl Router {
     /// # Errors
     /// [`NoRoute`].
     pub async fn route(&self, asker: &Asker<'_>) -> Result<Route, NoRoute> {
-        for rule in self.rules.iter().filter(|rule| rule.applies(asker)) {
-            let (backend, user) = match &rule.target {
-                Target::Reject(text) => return Err(NoRoute::Rejected(text.clone())),
-                Target::Backend(index) => (*index, None),
-                Target::Lookup(index) => {
-                    let Some(lookup) = self.lookups.get(*index) else { continue };
-                    match lookup.ask(asker.user()).await.map_err(NoRoute::LookupFailed)? {
-                        Some(answer) => (answer.backend, answer.user),
-                        None => continue,
+        self.explained(asker, &mut |_| ()).await
+    }
+
+    /// The same, and each step of the way told in words.
+    ///
+    /// # Errors
+    /// [`NoRoute`].
+    pub async fn explained(&self, asker: &Asker<'_>, tell: &mut (dyn FnMut(String) + Send)) -> Result<Route, NoRoute> {
+        for (index, rule) in self.rules.iter().enumerate() {
+            if !rule.applies(asker) {
+                tell(format!("route[{index}]: does not apply"));
+                continue;
+            }
+            let (answer, proven, lookup) = match &rule.target {
+                Target::Reject(text) => {
+                    tell(format!("route[{index}]: rejects"));
+                    return Err(NoRoute::Rejected(text.clone()));
+                }
+                Target::Backend(backend) => (Answer::at(Place::Backend(*backend)), false, None),
+                Target::Group(group) => (Answer::at(Place::Group(*group)), false, None),
+                Target::Lookup(number) => {
+                    let Some(lookup) = self.lookups.get(*number) else { continue };
+                    match self.ask(lookup, asker).await? {
+                        Verdict::Unknown => {
+                            tell(format!("route[{index}]: lookup {} does not know the user", lookup.name()));
+                            continue;
+                        }
+                        Verdict::Refused(text, wait) => return Err(NoRoute::WrongPassword(text, wait)),
+                        Verdict::Found(answer, proven) => {
+                            tell(format!("route[{index}]: lookup {} knows the user", lookup.name()));
+                            (answer, proven, Some(*number))
+                        }
                     }
                 }
             };
-            let Some(backend) = self.backends.get(backend) else { continue };
-            // What a lookup says of one user counts for more than what a rule says of many. A rewrite that leaves nothing
-            // of the name (`{domain}` of one without) ends the search all the same: the rule was meant for this user,
-            // and the next one's backend is not to see the password because of that.
-            let user = user.or_else(|| rule.renamed(asker.user())).ok_or(NoRoute::Unmatched)?;
-            return Ok(Route { backend: Arc::clone(backend), user, login: rule.login.clone() });
+            if lookup.is_none() {
+                tell(format!("route[{index}]: applies"));
+            }
+            let proof = self.proof(rule, asker, proven).await?;
+            return self.follow(rule, asker, (answer, lookup), proof, tell);
         }
         Err(NoRoute::Unmatched)
+    }
+
+    async fn ask(&self, lookup: &Lookup, asker: &Asker<'_>) -> Result<Verdict, NoRoute> {
+        let failed = |why| NoRoute::LookupFailed(format!("{}: {why}", lookup.name()));
+        if lookup.authenticates() {
+            match &asker.login.credentials {
+                Credentials::Password(_) if acts_for_another(asker) => {
+                    return Err(NoRoute::Unproven("whose password is checked here acts for nobody else"));
+                }
+                Credentials::Password(_) | Credentials::Certificate => {}
+                Credentials::Token(_) | Credentials::ScramFirst(_) => {
+                    return Err(NoRoute::Unproven("only passwords and certificates can be checked here"));
+                }
+            }
+        }
+        lookup.ask(asker).await.map_err(failed)
+    }
+
+    /// Whether the client has proven to us who it is.
+    async fn proof(&self, rule: &Rule, asker: &Asker<'_>, proven: bool) -> Result<Option<Proof>, NoRoute> {
+        // A handshake proves a certificate's owner, and nobody else.
+        if matches!(asker.login.credentials, Credentials::Certificate) {
+            return Ok((!acts_for_another(asker)).then(Proof::seen));
+        }
+        let Some(lookup) = rule.authenticate.and_then(|index| self.lookups.get(index)) else {
+            return Ok(proven.then(Proof::seen));
+        };
+        match self.ask(lookup, asker).await? {
+            Verdict::Found(_, true) => Ok(Some(Proof::seen())),
+            Verdict::Found(_, false) => Err(NoRoute::Unproven("only passwords and certificates can be checked here")),
+            Verdict::Unknown => Err(NoRoute::WrongPassword(None, Duration::ZERO)),
+            Verdict::Refused(text, wait) => Err(NoRoute::WrongPassword(text, wait)),
+        }
+    }
+
+    /// From an answer to a route. `said` is the answer, and the lookup that gave it.
+    fn follow(
+        &self,
+        rule: &Rule,
+        asker: &Asker<'_>,
+        (answer, lookup): (Answer, Option<usize>),
+        proof: Option<Proof>,
+        tell: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Route, NoRoute> {
+        if !answer.allow_nets.is_empty() && !is_in(asker.origin.client.ip(), &answer.allow_nets) {
+            tell("the client is in none of allow_nets".to_owned());
+            return Err(NoRoute::Unmatched);
+        }
+        if let Some(text) = answer.refused {
+            tell(format!("nologin: {text}"));
+            return Err(NoRoute::Rejected(text));
+        }
+        // What a lookup says of one user counts for more than what a rule says of many. A rewrite that leaves nothing of
+        // the name (`{domain}` of one without) ends the search all the same: the rule was meant for this user, and the next
+        // one's backend is not to see the password because of that.
+        let user = answer.user.or_else(|| rule.renamed(asker.user())).ok_or(NoRoute::Unmatched)?;
+        let (backend, group) = match answer.place {
+            None => return Err(NoRoute::LookupFailed("the answer names no backend".to_owned())),
+            Some(Place::Backend(index)) => (self.backends.get(index).cloned(), None),
+            Some(Place::Group(index)) => {
+                let group = self.groups.get(index).ok_or(NoRoute::Unmatched)?;
+                for backend in group.ranked(&asker.user().normalised()) {
+                    tell(format!("group {}: {}", group.name, backend.condition()));
+                }
+                let chosen = group.choose(&asker.user().normalised()).cloned();
+                (Some(chosen.ok_or_else(|| NoRoute::GroupDown(group.name.clone()))?), Some(Arc::clone(group)))
+            }
+            Some(Place::Host(host)) => {
+                let hosts = lookup.and_then(|index| self.hosts.get(index)).ok_or(NoRoute::Unmatched)?;
+                (Some(hosts.backend(&host).map_err(NoRoute::LookupFailed)?), None)
+            }
+        };
+        let given = answer.password.map(|password| match answer.master {
+            Some(user) => rule::Given::Master(user, password),
+            None => rule::Given::Own(password),
+        });
+        let login = match (given, &rule.master, proof) {
+            (None, None, _) => LoginAs::Client,
+            (Some(rule::Given::Own(password)), _, Some(proof)) => LoginAs::Given { password, proof },
+            (Some(rule::Given::Master(user, password)), _, Some(proof)) => {
+                LoginAs::Master { user, password, form: config::MasterForm::Authzid, proof }
+            }
+            (None, Some(master), Some(proof)) => LoginAs::Master {
+                user: master.user.clone(),
+                password: Arc::clone(&master.password),
+                form: master.form,
+                proof,
+            },
+            (_, _, None) => return Err(NoRoute::Unproven("nobody has checked who this client is")),
+        };
+        let backend = backend.ok_or(NoRoute::Unmatched)?;
+        Ok(Route {
+            backend,
+            group,
+            user,
+            login,
+            prescribed: answer.mechanism,
+            source: answer.source,
+            budget: answer.budget,
+        })
     }
 
     /// The backend with this address, for referrals: those that the configuration does not name are not followed.
     pub fn backend_at(&self, host: &str, port: u16) -> Option<&Arc<Backend>> {
         self.backends.iter().find(|backend| backend.config.port == port && is_same_host(&backend.config.host, host))
     }
+
+    /// The backends of the configuration, in its order.
+    pub fn backends(&self) -> &[Arc<Backend>] {
+        &self.backends
+    }
+
+    /// The backend of this name.
+    pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
+        self.backends.iter().find(|backend| backend.config.name == name)
+    }
+}
+
+/// Whether the client wants to open another user's mail than its own.
+fn acts_for_another(asker: &Asker<'_>) -> bool {
+    asker.login.authzid.as_ref().is_some_and(|authzid| *authzid != asker.login.user)
 }
 
 /// Names of hosts are the same in any case and with or without the root's dot, addresses however they are written.
@@ -126,16 +293,13 @@ fn is_same_host(one: &str, other: &str) -> bool {
     }
 }
 
-fn login_as(login: &config::LoginAs) -> Result<LoginAs, Finding> {
-    match login {
-        config::LoginAs::Passthrough => Ok(LoginAs::Client),
-        config::LoginAs::Master { user, password_file } => {
-            let finding = |message| Finding { site: Some(password_file.site.clone()), message };
-            let password = secret_file::read(&password_file.value).map_err(finding)?;
-            let user = UserName::new(user.as_bytes()).map_err(|error| finding(error.to_string()))?;
-            Ok(LoginAs::Master { user, password: Arc::new(password) })
-        }
-    }
+/// The master user of a rule, with its password.
+fn master(login: &config::LoginAs) -> Result<Option<rule::Master>, Finding> {
+    let config::LoginAs::Master { user, password_file, form } = login else { return Ok(None) };
+    let finding = |message| Finding { site: Some(password_file.site.clone()), message };
+    let password = secret_file::read(&password_file.value).map_err(finding)?;
+    let user = UserName::new(user.as_bytes()).map_err(|error| finding(error.to_string()))?;
+    Ok(Some(rule::Master { user, password: Arc::new(password), form: *form }))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! One rule: when it applies, where it leads, and what name the user has there.
 
+use std::sync::Arc;
+
 use super::Asker;
-use crate::backend::LoginAs;
-use crate::config::{self, Glob, Rewrite, RewritePiece, Target, When};
-use crate::imap::UserName;
+use crate::config::{self, Glob, MasterForm, Rewrite, RewritePiece, Target, When};
+use crate::imap::{Secret, UserName};
 use crate::network::is_in;
 
 /// A rule with everything loaded that it needs.
@@ -11,12 +12,35 @@ pub(super) struct Rule {
     when: When,
     rewrite: Option<Rewrite>,
     pub(super) target: Target,
-    pub(super) login: LoginAs,
+    pub(super) master: Option<Master>,
+    /// The lookup that checks passwords, whatever the target is.
+    pub(super) authenticate: Option<usize>,
+}
+
+/// Who logs in for the users of a rule.
+pub(super) struct Master {
+    pub(super) user: UserName,
+    pub(super) password: Arc<Secret>,
+    pub(super) form: MasterForm,
+}
+
+/// What a lookup gives to log in with.
+pub(super) enum Given {
+    /// The user's own password there.
+    Own(Arc<Secret>),
+    /// A master user and its password.
+    Master(UserName, Arc<Secret>),
 }
 
 impl Rule {
-    pub(super) fn new(route: &config::Route, login: LoginAs) -> Self {
-        Self { when: route.when.clone(), rewrite: route.rewrite.clone(), target: route.target.clone(), login }
+    pub(super) fn new(route: &config::Route, master: Option<Master>) -> Self {
+        Self {
+            when: route.when.clone(),
+            rewrite: route.rewrite.clone(),
+            target: route.target.clone(),
+            master,
+            authenticate: route.authenticate,
+        }
     }
 
     /// All that is given must match.
@@ -27,8 +51,8 @@ impl Rule {
             && listener.as_ref().is_none_or(|listener| listener == asker.listener)
             && server_name
                 .as_ref()
-                .is_none_or(|glob| asker.server_name.is_some_and(|name| matches(glob, name.as_bytes())))
-            && (client.is_empty() || is_in(asker.client, client))
+                .is_none_or(|glob| asker.origin.server_name.as_deref().is_some_and(|name| matches(glob, name.as_bytes())))
+            && (client.is_empty() || is_in(asker.origin.client.ip(), client))
     }
 
     /// The user's name at the backend; `None` when nothing is left of it.
@@ -49,7 +73,7 @@ impl Rule {
 
 /// Whether the pieces stand in the text in their order, the first at its beginning and the last at its end. The earliest
 /// place is right for each piece between, so this takes one pass and no stack.
-fn matches(Glob(pieces): &Glob, text: &[u8]) -> bool {
+pub(super) fn matches(Glob(pieces): &Glob, text: &[u8]) -> bool {
     let text = text.to_ascii_lowercase();
     let [first, middle @ .., last] = &pieces[..] else {
         return pieces.first().is_some_and(|whole| **whole == *text);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+use crate::backend::Prescribed;
 use crate::config::ListenerTls;
 use crate::imap::{Secret, UserName, escape};
 
@@ -90,17 +91,16 @@ pub struct Host {
     pub forward_id: bool,
 }
 
-/// A mechanism that a source can prescribe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are those of the mechanisms")]
-pub enum Prescribed {
-    Plain,
-    Login,
-}
-
 /// The names that a source may give as places: backends and groups.
 #[derive(Debug, Clone, Default)]
 pub struct Places(HashMap<Box<[u8]>, Place>);
+
+impl Answer {
+    /// The user is there; nothing else is said.
+    pub fn at(place: Place) -> Self {
+        Self { place: Some(place), ..Self::default() }
+    }
+}
 
 impl Places {
     /// Names in the order of the configuration.

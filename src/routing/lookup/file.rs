@@ -4,14 +4,14 @@
 //!
 //! A million lines are held as the file's own bytes and four more for each line. Not here: where files are, metrics.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::Answer;
+use super::fields::{self, Answer, Places};
 use crate::imap::{UserName, escape};
 
 /// So many mistakes are shown, the rest is counted: a file of another kind has one in every line.
@@ -29,7 +29,7 @@ pub struct Map {
     text: Box<[u8]>,
     /// Where in it names begin, in the names' order.
     lines: Box<[u32]>,
-    backends: Backends,
+    places: Arc<Places>,
 }
 
 /// A mistake in a map file. Shows as `LINE: what is wrong`.
@@ -41,9 +41,6 @@ pub struct MapError {
     pub message: String,
 }
 
-/// The backends' places, by their names.
-struct Backends(HashMap<Box<[u8]>, usize>);
-
 /// Mistakes as they are found: where in the text, and what.
 #[derive(Default)]
 struct Mistakes {
@@ -52,16 +49,14 @@ struct Mistakes {
 }
 
 impl Map {
-    /// Reads a map file's text. Backends are known by these names; their places are what answers give.
+    /// Reads a map file's text. Backends and groups are known by these names.
     ///
     /// # Errors
     /// Every mistake in it, up to twenty; the rest is counted in the last one.
-    pub fn parse(mut text: Vec<u8>, backends: &[&str]) -> Result<Self, Vec<MapError>> {
+    pub fn parse(mut text: Vec<u8>, places: Arc<Places>) -> Result<Self, Vec<MapError>> {
         if u32::try_from(text.len()).is_err() {
             return Err(vec![MapError { line: 1, message: "the file is larger than 4 GiB".to_owned() }]);
         }
-        let places = backends.iter().enumerate().map(|(index, name)| (name.as_bytes().into(), index));
-        let backends = Backends(places.collect());
         let mut mistakes = Mistakes::default();
         let mut names = Vec::new();
         let mut next = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
@@ -69,7 +64,7 @@ impl Map {
             let start = next;
             let end = end_of_line(&text, start);
             next = end + 1;
-            match read_line(&text[start..end], &backends) {
+            match read_line(&text[start..end], &places) {
                 Ok(None) => {}
                 Ok(Some(name)) => {
                     let name = start + name.start..start + name.end;
@@ -90,7 +85,7 @@ impl Map {
             return Err(mistakes.into_errors(&text));
         }
         let lines = names.iter().map(|name| name.start).collect();
-        Ok(Self { text, lines, backends })
+        Ok(Self { text, lines, places })
     }
 
     /// What the map says of this user: by the whole name, else by its domain, else by the line for everybody.
@@ -103,7 +98,7 @@ impl Map {
         let domain = name.iter().rposition(|byte| *byte == b'@').map(|at| &name[at..]);
         let keys = [Some(&*name), domain, Some(&b"*"[..])];
         let answer = keys.into_iter().flatten().find_map(|key| self.behind(key));
-        answer.map(|answer| self.backends.read_answer(answer)).transpose()
+        answer.map(|answer| read_answer(answer, &self.places)).transpose()
     }
 
     /// What stands in the line with this name, behind it.
@@ -115,26 +110,6 @@ impl Map {
 
     fn name_at(&self, line: u32) -> &[u8] {
         self.text[wide(line)..].split(|byte| *byte == END_OF_NAME).next().unwrap_or_default()
-    }
-}
-
-impl Backends {
-    /// `backend [key=value ...]`. What is not understood is a mistake: it meant something to whoever wrote it.
-    fn read_answer(&self, text: &[u8]) -> Result<Answer, String> {
-        let mut words = text.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty());
-        let name = words.next().ok_or("expected user, TAB, backend")?;
-        let backend = *self.0.get(name).ok_or_else(|| format!("no such backend: \"{}\"", escape(name)))?;
-        let mut user = None;
-        for word in words {
-            let Some(value) = word.strip_prefix(b"user=").or_else(|| word.strip_prefix(b"destuser=")) else {
-                return Err(format!("\"{}\" is no field; expected user=NAME (or destuser=NAME)", escape(word)));
-            };
-            match UserName::new(value) {
-                Ok(name) if user.is_none() => user = Some(name),
-                _ => return Err("user= is empty or stands there twice".to_owned()),
-            }
-        }
-        Ok(Answer { backend, user })
     }
 }
 
@@ -183,8 +158,24 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// `backend [key=value ...]`, or keys alone that say where.
+fn read_answer(text: &[u8], places: &Places) -> Result<Answer, String> {
+    let mut words = text.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty()).peekable();
+    let name = words.next_if(|word| !word.contains(&b'='));
+    let mut fields: Vec<(&[u8], &[u8])> = name.map(|name| (&b"backend"[..], name)).into_iter().collect();
+    for word in words {
+        let Some(at) = word.iter().position(|byte| *byte == b'=') else {
+            return Err(format!("\"{}\" is no field; expected key=value", escape(word)));
+        };
+        fields.push((&word[..at], &word[at + 1..]));
+    }
+    let answer = fields::read(fields.into_iter(), places)?;
+    // A line that sends its user nowhere was meant to.
+    if answer.place.is_none() && answer.refused.is_none() { Err("expected user, TAB, backend".to_owned()) } else { Ok(answer) }
+}
+
 /// Where the name stands in a line, if what is behind it makes sense; `None` when the line says nothing.
-fn read_line(line: &[u8], backends: &Backends) -> Result<Option<Range<usize>>, String> {
+fn read_line(line: &[u8], places: &Places) -> Result<Option<Range<usize>>, String> {
     let line = without_return(line);
     let Some(start) = line.iter().position(|byte| !is_blank(*byte)) else { return Ok(None) };
     let body = without_end_blanks(&line[start..]);
@@ -197,7 +188,7 @@ fn read_line(line: &[u8], backends: &Backends) -> Result<Option<Range<usize>>, S
     // A name may hold blanks; then only a TAB can end it.
     let separator = body.iter().position(|byte| *byte == b'\t').or_else(|| body.iter().position(|byte| *byte == b' '));
     let (name, answer) = body.split_at(separator.ok_or("expected user, TAB, backend")?);
-    backends.read_answer(answer)?;
+    read_answer(answer, places)?;
     Ok(Some(start..start + without_end_blanks(name).len()))
 }
 
