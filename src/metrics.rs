@@ -33,7 +33,9 @@ const TLS_OUTCOMES: [&str; 5] = ["ok", "resumed", "failed", "alpn_refused", "tim
 const BACKEND_ERRORS: [&str; 9] =
     ["connect", "timeout", "tls", "greeting", "protocol", "closed", "starttls", "unavailable", "serverbug"];
 /// Sources of routes: how a question to one ends.
-const LOOKUP_OUTCOMES: [&str; 3] = ["found", "unknown", "failed"];
+const LOOKUP_OUTCOMES: [&str; 4] = ["found", "unknown", "refused", "failed"];
+/// How an answer that can be kept came about.
+const LOOKUP_WAYS: [&str; 4] = ["hit", "miss", "shared", "stale"];
 
 /// All metrics of one server.
 pub struct Metrics {

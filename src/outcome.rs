@@ -2,6 +2,7 @@
 //! level and its words to the client in an exhaustive `match`, so that a new entry does not compile until all are given.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// Who ended a session, or who is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,6 +74,8 @@ pub enum Refusal {
     NoRoute,
     /// A rule says `reject`.
     Rejected(String),
+    /// A source of routes says that the password is wrong, and perhaps in what words; after so long, if it wants that.
+    WrongPassword(Option<String>, Duration),
     /// The backend said NO with a code worth passing on: everything behind `NO `, no line end.
     Coded(Vec<u8>),
     /// The backend cannot do what this login needs (mechanism, authzid). Looks like a wrong password.
@@ -95,7 +98,7 @@ impl Refusal {
     /// The `outcome` label of `mailmux_logins_total`.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::BadCredentials => "bad_credentials",
+            Self::BadCredentials | Self::WrongPassword(..) => "bad_credentials",
             Self::NoRoute | Self::Rejected(_) => "no_route",
             Self::Coded(_) | Self::Unsupported => "backend_refused",
             Self::BackendDown | Self::BackendMisconfigured | Self::Loop => "backend_down",
@@ -108,9 +111,10 @@ impl Refusal {
     /// What stands behind `NO ` in the client's tagged answer.
     pub fn reply(&self) -> Cow<'_, [u8]> {
         match self {
-            Self::BadCredentials | Self::NoRoute | Self::Unsupported => {
+            Self::BadCredentials | Self::NoRoute | Self::Unsupported | Self::WrongPassword(None, _) => {
                 b"[AUTHENTICATIONFAILED] Authentication failed.".into()
             }
+            Self::WrongPassword(Some(text), _) => format!("[AUTHENTICATIONFAILED] {text}").into_bytes().into(),
             Self::Rejected(text) => text.as_bytes().into(),
             Self::Coded(line) => line.into(),
             Self::BackendDown | Self::LookupFailed | Self::Timeout => {
@@ -127,7 +131,7 @@ impl Refusal {
 
     /// Whether it says something about the secret, so that it counts as a failed login.
     pub fn is_failure(&self) -> bool {
-        matches!(self, Self::BadCredentials | Self::NoRoute)
+        matches!(self, Self::BadCredentials | Self::NoRoute | Self::WrongPassword(..))
     }
 
     /// The wait before trying the backend once more makes sense.

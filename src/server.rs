@@ -1,7 +1,6 @@
 //! The server: what lives as long as the process, put together from a checked configuration. First everything that is
 //! read from files ([`Plan`]), then everything that is bound ([`Server`]), then it runs. No code of a single session here.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use tracing::{info, warn};
 use crate::admin;
 use crate::admission::Admission;
 use crate::backend::Backend;
-use crate::config::{self, BackendTls, Config, Finding, ListenerTls};
+use crate::config::{self, Config, Finding, ListenerTls};
 use crate::imap::{Mechanism, Secret};
 use crate::limits::Limits;
 use crate::listener::Bound;
@@ -39,7 +38,6 @@ pub struct Plan {
     metrics: Arc<Metrics>,
     router: Router,
     acceptor: Option<Acceptor>,
-    connectors: HashMap<String, Connector>,
     admin_token: Option<Secret>,
     self_signed: Option<String>,
     warnings: Vec<Finding>,
@@ -61,8 +59,6 @@ pub struct State {
     pub(crate) admission: Arc<Admission>,
     /// There when a listener speaks TLS.
     pub(crate) acceptor: Option<Acceptor>,
-    /// By the backend's name; there for those that are spoken to under TLS.
-    pub(crate) connectors: HashMap<String, Connector>,
     pub(crate) timeouts: config::Timeouts,
     /// Our own listeners, which are never dialled.
     pub(crate) own_addresses: Vec<SocketAddr>,
@@ -88,17 +84,13 @@ impl Plan {
         let mut warnings = Vec::new();
         let mut self_signed = None;
         let acceptor = collect(&mut findings, load_acceptor(&config, &metrics, &mut warnings, &mut self_signed));
-        let connectors = collect(&mut findings, load_connectors(&config));
-        let backends = config
-            .backends
-            .iter()
-            .map(|backend| Arc::new(Backend::new(backend.clone(), metrics.backend(&backend.name))))
-            .collect();
-        let router = collect(&mut findings, Router::new(&config, backends, &metrics));
+        let backends = collect(&mut findings, load_backends(&config, &metrics));
+        // Without its backends, what else is wrong with the routes is found all the same.
+        let router = collect(&mut findings, Router::new(&config, backends.unwrap_or_default(), &metrics));
         let admin_token = collect(&mut findings, load_admin_token(&config));
-        match (acceptor, connectors, router, admin_token) {
-            (Some(acceptor), Some(connectors), Some(router), Some(admin_token)) if findings.is_empty() => {
-                Ok(Self { config, metrics, router, acceptor, connectors, admin_token, self_signed, warnings })
+        match (acceptor, router, admin_token) {
+            (Some(acceptor), Some(router), Some(admin_token)) if findings.is_empty() => {
+                Ok(Self { config, metrics, router, acceptor, admin_token, self_signed, warnings })
             }
             _ => Err(findings),
         }
@@ -114,7 +106,7 @@ impl Plan {
     /// # Errors
     /// Every address that cannot be bound. Must be called within a runtime.
     pub fn bind(self) -> Result<Server, Vec<Finding>> {
-        let Self { config, metrics, router, acceptor, connectors, admin_token, self_signed, .. } = self;
+        let Self { config, metrics, router, acceptor, admin_token, self_signed, .. } = self;
         let mut findings = Vec::new();
         let mut doors = Vec::new();
         for listener in &config.listeners {
@@ -136,7 +128,6 @@ impl Plan {
             limits: Arc::new(limits),
             admission: Arc::new(Admission::new(&config.limits)),
             acceptor,
-            connectors,
             own_addresses: doors.iter().map(|(bound, _)| bound.local_addr()).collect(),
             refusals: Grid::new(config.timeouts.refusal_grid),
             timeouts: config.timeouts,
@@ -282,16 +273,15 @@ fn load_acceptor(
     Acceptor::new(Arc::new(certificates), &config.tls).map(Some)
 }
 
-fn load_connectors(config: &Config) -> Result<HashMap<String, Connector>, Vec<Finding>> {
+fn load_backends(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<Backend>>, Vec<Finding>> {
     let mut findings = Vec::new();
-    let mut connectors = HashMap::new();
+    let mut backends = Vec::new();
     for backend in &config.backends {
-        let (BackendTls::StartTls(tls) | BackendTls::Implicit(tls)) = &backend.tls else { continue };
-        if let Some(connector) = collect(&mut findings, Connector::new(tls)) {
-            connectors.insert(backend.name.clone(), connector);
+        if let Some(connector) = collect(&mut findings, Connector::for_backend(&backend.tls)) {
+            backends.push(Arc::new(Backend::new(backend.clone(), connector, metrics.backend(&backend.name))));
         }
     }
-    if findings.is_empty() { Ok(connectors) } else { Err(findings) }
+    if findings.is_empty() { Ok(backends) } else { Err(findings) }
 }
 
 fn bind_admin(admin: &config::Admin) -> Result<(TcpListener, SocketAddr), Vec<Finding>> {

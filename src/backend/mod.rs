@@ -1,15 +1,21 @@
-//! The backends, shared by all sessions, and the answer of routing: a [`Route`]. Not here: IMAP text, sockets.
+//! The backends, shared by all sessions, and the answer of routing: a [`Route`]. `group.rs` chooses among several. Not
+//! here: IMAP text, sockets.
+
+mod group;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config;
+use crate::config::{self, MasterForm};
 use crate::imap::{Secret, UserName};
 use crate::metrics::BackendMetrics;
+use crate::tls::Connector;
+
+pub use group::Group;
 
 /// A backend that has only failed for so long is not waited for while somebody else is already trying it.
 const FAILS_AT_ONCE_AFTER: Duration = Duration::from_secs(30);
@@ -19,10 +25,37 @@ const FAILS_AT_ONCE_AFTER: Duration = Duration::from_secs(30);
 pub struct Route {
     /// The server.
     pub backend: Arc<Backend>,
+    /// The group it was chosen from; another member may serve the user too.
+    pub group: Option<Arc<Group>>,
     /// The user's name there.
     pub user: UserName,
     /// Whose credentials are used there.
     pub login: LoginAs,
+    /// The mechanism to use there, where a lookup prescribes one.
+    pub prescribed: Option<Prescribed>,
+    /// The address to dial from, where a lookup gives one.
+    pub source: Option<IpAddr>,
+    /// How long the login there may take, where a lookup says so.
+    pub budget: Option<Duration>,
+}
+
+/// A mechanism that a lookup can prescribe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the mechanisms")]
+pub enum Prescribed {
+    Plain,
+    Login,
+}
+
+/// The client has proven to mailmux itself who it is. Credentials other than the client's own are used for no one else.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof(());
+
+impl Proof {
+    /// To be called by who has seen it, which is routing.
+    pub fn seen() -> Self {
+        Self(())
+    }
 }
 
 /// Whose credentials are used at a backend.
@@ -30,12 +63,23 @@ pub struct Route {
 pub enum LoginAs {
     /// The client's own.
     Client,
-    /// A master user's, acting for the user; only for clients that mailmux itself has authenticated.
+    /// The user's own there, which a lookup knows.
+    Given {
+        /// The password.
+        password: Arc<Secret>,
+        /// Why the client may use it.
+        proof: Proof,
+    },
+    /// A master user's, acting for the user.
     Master {
         /// The master user.
         user: UserName,
         /// Its password.
         password: Arc<Secret>,
+        /// How it says for whom it acts.
+        form: MasterForm,
+        /// Why the client may have that.
+        proof: Proof,
     },
 }
 
@@ -44,13 +88,21 @@ pub enum LoginAs {
 pub struct Backend {
     /// Its settings.
     pub config: config::Backend,
+    /// There when it is spoken to under TLS.
+    pub connector: Option<Connector>,
     /// Its metrics.
     pub metrics: BackendMetrics,
     /// The first failure since the last success.
     failing_since: Mutex<Option<Instant>>,
     trying: AtomicUsize,
     next_source: AtomicUsize,
+    draining: AtomicBool,
+    sessions: AtomicUsize,
 }
+
+/// A session is on its way to a backend or there, for as long as this lives.
+#[derive(Debug)]
+pub struct Presence(Arc<Backend>);
 
 /// Somebody is trying to reach a backend, for as long as this lives.
 #[derive(Debug)]
@@ -58,14 +110,59 @@ pub struct Attempt<'a>(&'a Backend);
 
 impl Backend {
     /// A backend of which nothing is known yet.
-    pub fn new(config: config::Backend, metrics: BackendMetrics) -> Self {
+    pub fn new(config: config::Backend, connector: Option<Connector>, metrics: BackendMetrics) -> Self {
         Self {
             config,
+            connector,
             metrics,
             failing_since: Mutex::new(None),
             trying: AtomicUsize::new(0),
             next_source: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            sessions: AtomicUsize::new(0),
         }
+    }
+
+    /// Counts a session in.
+    pub fn enter(self: &Arc<Self>) -> Presence {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Presence(Arc::clone(self))
+    }
+
+    /// How many sessions are there, or on their way.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Whether it gets no new sessions any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Says whether it gets new sessions.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
+    }
+
+    /// Whether users can be sent here now.
+    pub fn takes_users(&self) -> bool {
+        !self.is_draining() && self.is_up()
+    }
+
+    /// How it is, for people.
+    pub fn condition(&self) -> String {
+        let sessions = self.sessions();
+        let state = match (self.is_draining(), self.is_up()) {
+            (true, _) => "draining",
+            (false, true) => "up",
+            (false, false) => "down",
+        };
+        format!("{} ({state}, {sessions} sessions)", self.config.name)
+    }
+
+    /// Whether it answers, as far as is known.
+    pub fn is_up(&self) -> bool {
+        self.failing().is_none()
     }
 
     /// Begins an attempt; `None` when the backend has failed for half a minute and somebody is already finding out
@@ -103,6 +200,12 @@ impl Backend {
 
     fn failing(&self) -> Option<Instant> {
         *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

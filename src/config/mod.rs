@@ -281,6 +281,13 @@ pub enum Choose {
     FirstHealthy,
 }
 
+impl Backend {
+    /// A backend of which only its address is known, and that is filled in later: the defaults.
+    pub fn usual() -> Self {
+        check::usual_backend()
+    }
+}
+
 /// TLS towards a backend.
 #[derive(Debug, Clone)]
 pub enum BackendTls {

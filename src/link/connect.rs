@@ -37,7 +37,6 @@ impl Link<Greeted> {
     /// [`LinkError`], the connection is closed then.
     pub async fn open(
         backend: &Arc<Backend>,
-        connector: Option<&Connector>,
         own: &[SocketAddr],
         caller: &Caller<'_>,
         connect_timeout: Duration,
@@ -47,7 +46,7 @@ impl Link<Greeted> {
         let deadline = began + connect_timeout;
         let opening = async {
             let tcp = dial(backend, own, deadline).await?;
-            set_up(tcp, backend, connector, caller).await
+            set_up(tcp, backend, caller).await
         };
         // A backend that accepts and stays silent is as good as down.
         let link = timeout_at(deadline, Box::pin(opening)).await.unwrap_or_else(|_| {
@@ -62,7 +61,6 @@ impl Link<Greeted> {
 async fn set_up(
     mut tcp: TcpStream,
     backend: &Backend,
-    connector: Option<&Connector>,
     caller: &Caller<'_>,
 ) -> Result<Link<Greeted>, LinkError> {
     // Before everything else, TLS too.
@@ -70,6 +68,7 @@ async fn set_up(
         let header = proxy_header(version, caller);
         tcp.write_all(&header).await.map_err(|error| LinkError::closed(format!("while sending PROXY: {error}")))?;
     }
+    let connector = backend.connector.as_ref();
     let mut aside = Aside::default();
     let (wire, capabilities) = match backend.config.tls {
         BackendTls::None => greeted(Stream::Plain(tcp), &mut aside).await?,

@@ -226,8 +226,7 @@ impl<'a> Attempt<'a> {
             ttl: self.origin.ttl - 1,
             id: &own,
         };
-        let connector = self.server.connectors.get(&backend.config.name);
-        Link::open(backend, connector, &self.server.own_addresses, &caller, self.server.timeouts.backend_connect).await
+        Link::open(backend, &self.server.own_addresses, &caller, self.server.timeouts.backend_connect).await
     }
 
     fn note(&self, backend: &Backend, error: &LinkError) {

@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::Stream;
-use crate::config::{At, CertificateFiles, Finding, Roots, TlsClient};
+use crate::config::{At, BackendTls, CertificateFiles, Finding, Roots, TlsClient};
 
 /// Dials into TLS for one backend. Sessions are resumed; the cache belongs to this connector alone, so what was agreed on
 /// with one backend, name and client certificate never serves another (CVE-2025-23419's class).
@@ -54,6 +54,17 @@ impl Connector {
             _ => builder.with_no_client_auth(),
         };
         Ok(Self { name, tls: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// That of a backend; `None` for one that is spoken to in clear.
+    ///
+    /// # Errors
+    /// As [`Connector::new`].
+    pub fn for_backend(tls: &BackendTls) -> Result<Option<Self>, Vec<Finding>> {
+        match tls {
+            BackendTls::None => Ok(None),
+            BackendTls::StartTls(tls) | BackendTls::Implicit(tls) => Self::new(tls).map(Some),
+        }
     }
 
     /// Does the handshake. Cancel safe in that dropping the future closes the connection.

@@ -18,7 +18,7 @@ use super::{
     Route, Server, Site, Timeouts, Tls,
 };
 
-pub(super) use one_backend::one_backend;
+pub(super) use one_backend::{one_backend, usual_backend};
 
 /// Checks a whole file. `findings` are the mistakes of form that reading it has already shown.
 pub(super) fn check(file: &File, folder: &Path, findings: Vec<Finding>) -> Result<Config, Vec<Finding>> {

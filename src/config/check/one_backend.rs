@@ -1,10 +1,11 @@
 //! The configuration without a file: `mailmux serve --backend HOST:PORT`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 
 use super::{limits, log, server, timeouts};
 use crate::config::{
-    Admin, At, Backend, BackendTls, ClientAuth, Config, Listener, ListenerTls, LoginAs, Roots, Route, Site, Target,
+    Admin, At, Backend, BackendTls, ClientAuth, Config, Health, Listener, ListenerTls, LoginAs, Roots, Route, Site, Target,
     Tls, TlsClient, When, file,
 };
 
@@ -12,13 +13,7 @@ use crate::config::{
 pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
     let site = |key: &str| Site { key: key.into(), span: 0..0 };
     let listener = file::Listener::default();
-    let backend = file::Backend::default();
-    let client = TlsClient {
-        name: host.trim_end_matches('.').into(),
-        roots: Roots::WebPki,
-        client: None,
-        verify: backend.tls_verify(),
-    };
+    let client = usual_client(host);
     let loopback = host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
     Config {
@@ -49,11 +44,7 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
                 _ if loopback => BackendTls::None,
                 _ => BackendTls::StartTls(client),
             },
-            proxy_protocol: backend.proxy_protocol.0,
-            forward_id: backend.forward_id,
-            source: Vec::new(),
-            weight: std::num::NonZeroU32::MIN,
-            health: super::super::Health::unprobed(),
+            ..usual_backend()
         }],
         groups: Vec::new(),
         lookups: Vec::new(),
@@ -71,6 +62,32 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
             token_file: None,
         }),
         log: log(&file::Log::default()),
+    }
+}
+
+/// See [`Backend::usual`].
+pub(in crate::config) fn usual_backend() -> Backend {
+    let keys = file::Backend::default();
+    Backend {
+        name: String::new(),
+        host: String::new(),
+        port: 993,
+        site: Site { key: "backend".into(), span: 0..0 },
+        tls: BackendTls::Implicit(usual_client("")),
+        proxy_protocol: keys.proxy_protocol.0,
+        forward_id: keys.forward_id,
+        source: Vec::new(),
+        weight: NonZeroU32::MIN,
+        health: Health::unprobed(),
+    }
+}
+
+fn usual_client(host: &str) -> TlsClient {
+    TlsClient {
+        name: host.trim_end_matches('.').into(),
+        roots: Roots::WebPki,
+        client: None,
+        verify: file::Backend::default().tls_verify(),
     }
 }
 

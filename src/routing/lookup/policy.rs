@@ -146,6 +146,8 @@ impl Host {
         config.host = self.address.map_or_else(|| self.name.clone(), |address| address.to_string());
         config.port = port;
         config.forward_id &= self.forward_id;
+        // Nobody probes it; logins tell.
+        config.health.interval = None;
         Ok(config)
     }
 }

@@ -1,0 +1,243 @@
+//! Who is on its way in or logged in, by user: what it takes to hold a user's logins back, to tell its sessions to leave,
+//! and to know when the last of them has gone. A login takes its place before it is routed, in one step with the question
+//! whether its user is held; so no login that began before a hold goes unseen by who holds. Not here: IMAP, where users go.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::backend::Backend;
+use crate::imap::UserName;
+use crate::outcome::Ending;
+
+/// A user's name, normalised.
+type Name = Box<[u8]>;
+
+/// All users with sessions, logins or holds.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    users: DashMap<Name, User>,
+    /// Told whenever a place becomes free.
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    places: Vec<Arc<Place>>,
+    /// There while logins are held back; dropping it lets them in.
+    hold: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    until: Instant,
+    released: watch::Sender<()>,
+}
+
+/// One login or session.
+#[derive(Debug)]
+struct Place {
+    id: String,
+    backend: Mutex<Option<Arc<Backend>>>,
+    leave: watch::Sender<Option<Leave>>,
+}
+
+/// A session is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leave {
+    /// Why.
+    pub ending: Ending,
+    /// When; not all of many at once.
+    pub at: Instant,
+}
+
+/// A place taken. It becomes free when this is dropped.
+#[derive(Debug)]
+pub struct Ticket {
+    sessions: Arc<Sessions>,
+    user: Name,
+    place: Arc<Place>,
+}
+
+impl Sessions {
+    /// Takes a place for a login, as soon as the user is not held. Dropping the future takes none.
+    pub async fn enter(self: &Arc<Self>, user: &UserName, id: &str) -> Ticket {
+        let user = user.normalised();
+        loop {
+            let (until, mut released) = {
+                let mut entry = self.users.entry(user.clone()).or_default();
+                match entry.hold.as_ref().filter(|hold| hold.until > Instant::now()) {
+                    Some(hold) => (hold.until, hold.released.subscribe()),
+                    None => {
+                        let place =
+                            Place { id: id.to_owned(), backend: Mutex::new(None), leave: watch::channel(None).0 };
+                        let place = Arc::new(place);
+                        entry.places.push(Arc::clone(&place));
+                        return Ticket { sessions: Arc::clone(self), user: user.clone(), place };
+                    }
+                }
+            };
+            // An error says that the hold is over; so does time.
+            let _ = tokio::time::timeout_at(until, released.changed()).await;
+        }
+    }
+
+    /// Holds a user's logins back, for so long at most.
+    pub fn hold(&self, user: &UserName, most: Duration) {
+        let held = Held { until: Instant::now() + most, released: watch::channel(()).0 };
+        self.users.entry(user.normalised()).or_default().hold = Some(held);
+    }
+
+    /// Lets a user's logins in again; false when they were not held.
+    pub fn release(&self, user: &UserName) -> bool {
+        let user = user.normalised();
+        let was_held = self.users.get_mut(&user).is_some_and(|mut entry| entry.hold.take().is_some());
+        self.forget(&user);
+        was_held
+    }
+
+    /// Tells all sessions of a user to leave now; says how many.
+    pub fn dismiss_user(&self, user: &UserName, ending: Ending) -> usize {
+        let Some(entry) = self.users.get(&user.normalised()) else { return 0 };
+        let leave = Leave { ending, at: Instant::now() };
+        entry.places.iter().for_each(|place| place.tell(leave));
+        entry.places.len()
+    }
+
+    /// Tells all sessions at a backend to leave, at moments spread over `spread`; says how many.
+    pub fn dismiss_backend(&self, backend: &Arc<Backend>, ending: Ending, spread: Duration) -> usize {
+        let now = Instant::now();
+        let mut told = 0;
+        for entry in &self.users {
+            for place in entry.places.iter().filter(|place| place.is_at(backend)) {
+                place.tell(Leave { ending, at: now + spread.mul_f64(crate::random::fraction()) });
+                told += 1;
+            }
+        }
+        told
+    }
+
+    /// How many places a user has taken.
+    pub fn of_user(&self, user: &UserName) -> usize {
+        self.users.get(&user.normalised()).map_or(0, |entry| entry.places.len())
+    }
+
+    /// The ids of a user's sessions.
+    pub fn ids(&self, user: &UserName) -> Vec<String> {
+        let ids = |entry: &User| entry.places.iter().map(|place| place.id.clone()).collect();
+        self.users.get(&user.normalised()).map_or_else(Vec::new, |entry| ids(&entry))
+    }
+
+    /// Waits until `is_done`, which is asked again each time a place has become free.
+    pub async fn until(&self, is_done: impl Fn(&Self) -> bool) {
+        loop {
+            // Registered before the question, so that nothing that happens behind it is missed.
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if is_done(self) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Forgets a user of whom there is nothing to know.
+    fn forget(&self, user: &Name) {
+        self.users.remove_if(user, |_, entry| entry.places.is_empty() && entry.hold.is_none());
+    }
+}
+
+impl Place {
+    fn tell(&self, leave: Leave) {
+        self.leave.send_replace(Some(leave));
+    }
+
+    fn is_at(&self, backend: &Arc<Backend>) -> bool {
+        let here = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        here.as_ref().is_some_and(|here| Arc::ptr_eq(here, backend))
+    }
+}
+
+impl Ticket {
+    /// The backend it goes to is known now.
+    pub fn bound_for(&self, backend: &Arc<Backend>) {
+        *self.place.backend.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(backend));
+    }
+
+    /// Hears when the session is to leave.
+    pub fn leave(&self) -> watch::Receiver<Option<Leave>> {
+        self.place.leave.subscribe()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(mut entry) = self.sessions.users.get_mut(&self.user) {
+            entry.places.retain(|place| !Arc::ptr_eq(place, &self.place));
+        }
+        self.sessions.forget(&self.user);
+        self.sessions.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn ann() -> UserName {
+        UserName::new(&b"Ann"[..]).expect("a name")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_user_waits_and_others_do_not() {
+        let sessions = Arc::new(Sessions::default());
+        sessions.hold(&ann(), Duration::from_secs(60));
+        let bob = UserName::new(&b"bob"[..]).expect("a name");
+        let _bob = sessions.enter(&bob, "1").await;
+        assert!(timeout(Duration::from_secs(5), sessions.enter(&ann(), "2")).await.is_err());
+        let waiting = sessions.enter(&ann(), "3");
+        let release = async { sessions.release(&UserName::new(&b"ann"[..]).expect("a name")) };
+        let (ticket, released) = tokio::join!(waiting, release);
+        assert!(released);
+        assert_eq!(sessions.of_user(&ann()), 1);
+        drop(ticket);
+        assert_eq!(sessions.users.len(), 1, "only bob is known");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_that_nobody_releases_ends() {
+        let sessions = Arc::new(Sessions::default());
+        sessions.hold(&ann(), Duration::from_secs(60));
+        let began = Instant::now();
+        let _ticket = sessions.enter(&ann(), "1").await;
+        assert_eq!(began.elapsed(), Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_in_is_told_and_waited_for() {
+        let sessions = Arc::new(Sessions::default());
+        let tickets = [sessions.enter(&ann(), "1").await, sessions.enter(&ann(), "2").await];
+        let mut leaves = tickets.each_ref().map(Ticket::leave);
+        assert_eq!(sessions.ids(&ann()), ["1", "2"]);
+        assert_eq!(sessions.dismiss_user(&ann(), Ending::Stopping), 2);
+        for leave in &mut leaves {
+            assert_eq!(leave.borrow_and_update().map(|leave| leave.ending), Some(Ending::Stopping));
+        }
+        let gone = sessions.until(|sessions| sessions.of_user(&ann()) == 0);
+        let leaving = async {
+            for ticket in tickets {
+                tokio::task::yield_now().await;
+                drop(ticket);
+            }
+        };
+        timeout(Duration::from_secs(1), async { tokio::join!(gone, leaving) }).await.expect("both are gone");
+        assert!(sessions.users.is_empty());
+    }
+}
