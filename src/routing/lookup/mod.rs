@@ -4,6 +4,7 @@
 mod fields;
 mod file;
 mod http;
+mod ldap;
 
 use tokio::time::Instant;
 
