@@ -123,6 +123,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
         }
     }
 
+    /// The stream below.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Gives up the stream for a TLS handshake. Nothing that was said or read in clear goes with it.
     pub fn into_stream(self) -> S {
         self.stream

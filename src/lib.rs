@@ -48,7 +48,9 @@ pub mod record;
 
 // What holds the steps together, and what stands around them.
 pub mod session;
+pub mod sessions;
 pub mod server;
+pub mod steer;
 pub mod process;
 pub mod admin;
 pub mod cli;

@@ -58,6 +58,7 @@ pub struct Metrics {
     backend_retries: IntCounterVec,
     limited: IntCounterVec,
     lookup_seconds: HistogramVec,
+    lookup_cache: IntCounterVec,
     certificate_expiry: GaugeVec,
     accept_errors: IntCounter,
     internal_errors: IntCounter,
@@ -100,6 +101,7 @@ pub struct BackendMetrics {
 #[derive(Debug, Clone)]
 pub struct LookupMetrics {
     seconds: HistogramVec,
+    cache: IntCounterVec,
     name: Arc<str>,
 }
 
@@ -250,6 +252,11 @@ impl Metrics {
                 &LATENCY,
                 &["lookup", "outcome"],
             )?,
+            lookup_cache: counters(
+                "mailmux_lookup_cache_total",
+                "How answers that can be kept came about: kept, asked for, asked for by somebody else, old.",
+                &["lookup", "way"],
+            )?,
             certificate_expiry: registered(
                 &registry,
                 GaugeVec::new(
@@ -339,7 +346,10 @@ impl Metrics {
         for outcome in LOOKUP_OUTCOMES {
             self.lookup_seconds.with_label_values(&[name, outcome]);
         }
-        LookupMetrics { seconds: self.lookup_seconds.clone(), name: name.into() }
+        for way in LOOKUP_WAYS {
+            self.lookup_cache.with_label_values(&[name, way]);
+        }
+        LookupMetrics { seconds: self.lookup_seconds.clone(), cache: self.lookup_cache.clone(), name: name.into() }
     }
 
     /// An attempt to log in has ended; `outcome` is one of [`LOGIN_OUTCOMES`].
@@ -467,7 +477,12 @@ impl BackendMetrics {
 }
 
 impl LookupMetrics {
-    /// A question was answered: `found`, `unknown` or `failed`.
+    /// An answer that can be kept came about this way: `hit`, `miss`, `shared` or `stale`.
+    pub fn kept(&self, way: &'static str) {
+        self.cache.with_label_values(&[&self.name, way]).inc();
+    }
+
+    /// A question was answered: `found`, `unknown`, `refused` or `failed`.
     pub fn answered(&self, outcome: &'static str, took: Duration) {
         self.seconds.with_label_values(&[&self.name, outcome]).observe(took.as_secs_f64());
     }

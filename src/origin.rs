@@ -28,6 +28,8 @@ pub struct Origin {
     pub ttl: u8,
     /// The session's id, if a trusted proxy before us gave one.
     pub session: Option<String>,
+    /// What a balancer's PROXY header said: the client's address, and the one it connected to.
+    pub proxied: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Origin {
@@ -42,11 +44,13 @@ impl Origin {
             server_name: None,
             ttl: FIRST_TTL,
             session: None,
+            proxied: None,
         }
     }
 
     /// What a trusted balancer says.
-    pub fn proxied(&mut self, header: Proxied) {
+    pub fn behind(&mut self, header: Proxied) {
+        self.proxied = header.source.zip(header.destination);
         if let Some(source) = header.source {
             self.client = canonical(source);
         }

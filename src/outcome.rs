@@ -192,13 +192,17 @@ pub enum Ending {
     BackendReset,
     /// mailmux is stopping.
     Stopping,
+    /// An operator ended the user's sessions.
+    Kicked,
+    /// The user goes elsewhere from now on: it was moved, or its backend is taken out of use.
+    Moved,
     /// A fault of our own; a bug.
     Internal,
 }
 
 impl Ending {
     /// All of them, for metrics that exist before the first event. [`Ending::Limited`] stands once for every limit.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::ClientClosed,
         Self::ClientReset,
         Self::ClientLogout,
@@ -217,6 +221,8 @@ impl Ending {
         Self::BackendClosed,
         Self::BackendReset,
         Self::Stopping,
+        Self::Kicked,
+        Self::Moved,
         Self::Internal,
     ];
 
@@ -240,6 +246,8 @@ impl Ending {
             | Self::IdleTimeout
             | Self::WriteTimeout
             | Self::Stopping
+            | Self::Kicked
+            | Self::Moved
             | Self::Internal => Side::Mailmux,
         }
     }
@@ -263,6 +271,8 @@ impl Ending {
             Self::IdleTimeout => "idle_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::Stopping => "stopping",
+            Self::Kicked => "kicked",
+            Self::Moved => "moved",
             Self::Internal => "internal",
         }
     }
@@ -288,7 +298,9 @@ impl Ending {
             | Self::IdleTimeout
             // After LOGOUT it is the server that closes first.
             | Self::BackendClosed
-            | Self::Stopping => tracing::Level::INFO,
+            | Self::Stopping
+            | Self::Kicked
+            | Self::Moved => tracing::Level::INFO,
         }
     }
 
@@ -314,6 +326,8 @@ impl Ending {
             Self::LoginTimeout => Some(b"* BYE No login in time.\r\n"),
             Self::IdleTimeout => Some(b"* BYE Idle for too long.\r\n"),
             Self::Stopping => Some(b"* BYE Server is shutting down.\r\n"),
+            Self::Kicked => Some(b"* BYE Disconnected by the operator.\r\n"),
+            Self::Moved => Some(b"* BYE Your mailbox is being moved, log in again.\r\n"),
             Self::Internal => Some(b"* BYE [SERVERBUG] Internal error.\r\n"),
         }
     }

@@ -25,6 +25,8 @@ use crate::process::Phase;
 use crate::routing::Router;
 use crate::secret_file;
 use crate::session::{Grid, Session};
+use crate::sessions::Sessions;
+use crate::steer::Steering;
 use crate::tls::{Acceptor, Certificates, Connector};
 
 /// How often what limits remember is looked through for what can be forgotten.
@@ -63,6 +65,9 @@ pub struct State {
     /// Our own listeners, which are never dialled.
     pub(crate) own_addresses: Vec<SocketAddr>,
     pub(crate) refusals: Grid,
+    /// Whether clients are asked for certificates.
+    pub(crate) asks_for_certificates: bool,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 /// What all sessions of one listener share.
@@ -130,6 +135,8 @@ impl Plan {
             acceptor,
             own_addresses: doors.iter().map(|(bound, _)| bound.local_addr()).collect(),
             refusals: Grid::new(config.timeouts.refusal_grid),
+            asks_for_certificates: !matches!(config.tls.client_auth, config::ClientAuth::Off),
+            sessions: Arc::default(),
             timeouts: config.timeouts,
             metrics,
         };
@@ -159,6 +166,11 @@ impl Server {
     /// The certificate (PEM) that was made because the configuration names none.
     pub fn self_signed(&self) -> Option<&str> {
         self.self_signed.as_deref()
+    }
+
+    /// Steers it while it runs.
+    pub fn steering(&self) -> Steering {
+        Steering(Arc::clone(&self.state))
     }
 
     /// Serves until `phase` leaves [`Phase::Running`] and the last session has ended, or until it is

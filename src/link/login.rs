@@ -7,7 +7,8 @@ use zeroize::Zeroizing;
 
 use super::wire::{Answer, Keep, Tag, capabilities_in};
 use super::{Authenticating, Greeted, Link, LinkError, LoggedIn, Progress, id};
-use crate::backend::{LoginAs, Route};
+use crate::backend::{LoginAs, Prescribed, Route};
+use crate::config::MasterForm;
 use crate::imap::response::{Code, Status};
 use crate::imap::{Capabilities, Credentials, Login, Mechanism, Secret, UserName, Welcome, sasl};
 use crate::metrics::BackendError;
@@ -230,17 +231,21 @@ impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
 
 fn plan(offered: &Capabilities, route: &Route, login: &Login) -> Result<Plan, LinkError> {
     match (&route.login, &login.credentials) {
-        // mailmux itself has authenticated the client, by its certificate; the master user acts for it.
-        (LoginAs::Master { user, password }, Credentials::Certificate) => {
-            if login.authzid.as_ref().is_some_and(|other| *other != login.user) {
-                return Err(LinkError::unsupported("a certificate's owner wants to act as somebody else"));
-            }
+        // mailmux itself has seen who the client is.
+        (LoginAs::Master { user, password, form: MasterForm::Authzid, .. }, _) => {
             if !offered.auth("PLAIN") {
                 return Err(LinkError::unsupported("a master user needs AUTH=PLAIN"));
             }
             Ok(Plan::Message("PLAIN", sasl::encode_plain(Some(&route.user), user, password), None))
         }
-        (LoginAs::Master { .. }, _) => Err(LinkError::unsupported("nobody has checked this client's password")),
+        (LoginAs::Master { user, password, form: MasterForm::Starred, .. }, _) => {
+            let name = UserName::new([route.user.as_bytes(), b"*", user.as_bytes()].concat());
+            let name = name.map_err(|error| LinkError::unsupported(error.to_string()))?;
+            by_name_and_password(offered, route.prescribed, &name, password)
+        }
+        (LoginAs::Given { password, .. }, _) => {
+            by_name_and_password(offered, route.prescribed, &route.user, password)
+        }
         (LoginAs::Client, Credentials::Certificate) => {
             Err(LinkError::unsupported("a client's certificate proves nothing to a backend"))
         }
@@ -254,25 +259,37 @@ fn plan(offered: &Capabilities, route: &Route, login: &Login) -> Result<Plan, Li
 }
 
 fn with_password(offered: &Capabilities, route: &Route, login: &Login, password: &Secret) -> Result<Plan, LinkError> {
-    let name = || Zeroizing::new(route.user.as_bytes().to_vec());
-    let secret = || Zeroizing::new(password.reveal().to_vec());
-    if offered.auth("PLAIN") {
-        // The route speaks of the user whose mail is opened. Who acts for another keeps its own name.
-        let message = match &login.authzid {
-            Some(authzid) if *authzid != login.user => sasl::encode_plain(Some(&route.user), &login.user, password),
-            Some(_) => sasl::encode_plain(Some(&route.user), &route.user, password),
-            None => sasl::encode_plain(None, &route.user, password),
-        };
-        Ok(Plan::Message("PLAIN", message, None))
-    } else if login.authzid.is_some() {
+    let Some(authzid) = &login.authzid else {
+        return by_name_and_password(offered, route.prescribed, &route.user, password);
+    };
+    if !offered.auth("PLAIN") {
         // Dropping it would log the client in as somebody else than it asked for.
-        Err(LinkError::unsupported("acting as somebody else needs AUTH=PLAIN"))
-    } else if offered.auth("LOGIN") {
-        Ok(Plan::Prompts(name(), secret()))
+        return Err(LinkError::unsupported("acting as somebody else needs AUTH=PLAIN"));
+    }
+    // The route speaks of the user whose mail is opened. Who acts for another keeps its own name.
+    let name = if *authzid == login.user { &route.user } else { &login.user };
+    Ok(Plan::Message("PLAIN", sasl::encode_plain(Some(&route.user), name, password), None))
+}
+
+/// By the best way that is offered, or by the one that was prescribed.
+fn by_name_and_password(
+    offered: &Capabilities,
+    prescribed: Option<Prescribed>,
+    name: &UserName,
+    password: &Secret,
+) -> Result<Plan, LinkError> {
+    let bytes = |bytes: &[u8]| Zeroizing::new(bytes.to_vec());
+    let may = |mechanism, word| prescribed.is_none_or(|only| only == mechanism) && offered.auth(word);
+    if may(Prescribed::Plain, "PLAIN") {
+        Ok(Plan::Message("PLAIN", sasl::encode_plain(None, name, password), None))
+    } else if may(Prescribed::Login, "LOGIN") {
+        Ok(Plan::Prompts(bytes(name.as_bytes()), bytes(password.reveal())))
+    } else if prescribed.is_some() {
+        Err(LinkError::unsupported("it does not offer the mechanism that the lookup prescribes"))
     } else if offered.has("LOGINDISABLED") {
         Err(LinkError::misconfigured(BackendError::Protocol, "it takes no passwords (LOGINDISABLED): TLS?"))
     } else {
-        Ok(Plan::Command(name(), secret()))
+        Ok(Plan::Command(bytes(name.as_bytes()), bytes(password.reveal())))
     }
 }
 

@@ -15,6 +15,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dashmap::DashMap;
+
 use self::hosts::Hosts;
 use self::lookup::{Lookup, Verdict};
 use self::rule::Rule;
@@ -68,6 +70,8 @@ pub struct Router {
     backends: Vec<Arc<Backend>>,
     groups: Vec<Arc<Group>>,
     hosts: Vec<Hosts>,
+    /// Users that were moved by hand, by normalised name.
+    moved: DashMap<Box<[u8]>, Arc<Backend>>,
 }
 
 impl Asker<'_> {
@@ -110,7 +114,7 @@ impl Router {
         };
         let groups = config.groups.iter().map(group).collect();
         let hosts = config.lookups.iter().map(|lookup| Hosts::new(lookup, config, metrics)).collect();
-        Ok(Self { rules, lookups, backends, groups, hosts })
+        Ok(Self { rules, lookups, backends, groups, hosts, moved: DashMap::new() })
     }
 
     /// The first rule that applies and yields a target wins. Nothing is kept between awaits: the future may be dropped.
@@ -232,6 +236,13 @@ impl Router {
                 (Some(hosts.backend(&host).map_err(NoRoute::LookupFailed)?), None)
             }
         };
+        let (backend, group) = match self.moved.get(&asker.user().normalised()) {
+            Some(moved) => {
+                tell(format!("was moved by hand to {}", moved.config.name));
+                (Some(Arc::clone(&moved)), None)
+            }
+            None => (backend, group),
+        };
         let given = answer.password.map(|password| match answer.master {
             Some(user) => rule::Given::Master(user, password),
             None => rule::Given::Own(password),
@@ -260,6 +271,17 @@ impl Router {
             source: answer.source,
             budget: answer.budget,
         })
+    }
+
+    /// From now on this user is at that backend, whatever the rules say, or again where they say; and what lookups have
+    /// said of it is forgotten.
+    pub fn moved(&self, user: &UserName, to: Option<&Arc<Backend>>) {
+        let user = user.normalised();
+        self.lookups.iter().for_each(|lookup| lookup.forget(&user));
+        match to {
+            Some(backend) => self.moved.insert(user, Arc::clone(backend)),
+            None => self.moved.remove(&user).map(|(_, backend)| backend),
+        };
     }
 
     /// The backend with this address, for referrals: those that the configuration does not name are not followed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
-use crate::backend::{Backend, Route};
+use crate::backend::{Backend, Presence, Route};
 use crate::dialogue::Dialogue;
 use crate::imap::{Login, Welcome};
 use crate::limits::UserPermit;
@@ -17,7 +17,8 @@ use crate::origin::Origin;
 use crate::outcome::{Ending, Refusal};
 use crate::routing::{Asker, NoRoute};
 use crate::server::{Door, State};
-use crate::tls::Stream;
+use crate::sessions::Ticket;
+use crate::tls::{Facts, Stream};
 
 /// How often a backend is tried before the client hears that it is away.
 const TRIES: u32 = 3;
@@ -30,10 +31,20 @@ const REFERRALS: u32 = 3;
 pub(super) struct Attempt<'a> {
     server: &'a State,
     door: &'a Door,
-    origin: &'a Origin,
+    client: &'a Client<'a>,
     login: &'a Login,
     session: String,
     began: Instant,
+}
+
+/// Who makes it.
+pub(super) struct Client<'a> {
+    pub(super) origin: &'a Origin,
+    pub(super) tls: Option<&'a Facts>,
+    /// This one included.
+    pub(super) attempts: u32,
+    /// The session's id.
+    pub(super) session: &'a str,
 }
 
 /// A login that succeeded.
@@ -43,6 +54,10 @@ pub(super) struct Admitted {
     pub(super) route: Route,
     /// Counts the session as its user's.
     pub(super) user: UserPermit,
+    /// Its place among the user's sessions, by which it is told to leave.
+    pub(super) ticket: Ticket,
+    /// Counts it as the backend's.
+    pub(super) presence: Presence,
 }
 
 /// Why there is no login.
@@ -77,9 +92,9 @@ enum Failed {
 }
 
 impl<'a> Attempt<'a> {
-    pub(super) fn new(server: &'a State, door: &'a Door, origin: &'a Origin, login: &'a Login, session: &str) -> Self {
-        let session = origin.session.clone().unwrap_or_else(|| session.to_owned());
-        Self { server, door, origin, login, session, began: Instant::now() }
+    pub(super) fn new(server: &'a State, door: &'a Door, client: &'a Client<'a>, login: &'a Login) -> Self {
+        let session = client.origin.session.clone().unwrap_or_else(|| client.session.to_owned());
+        Self { server, door, client, login, session, began: Instant::now() }
     }
 
     /// When it began.
@@ -94,14 +109,17 @@ impl<'a> Attempt<'a> {
 
     /// Makes it. Dropping the future drops the link.
     pub(super) async fn run(&self, dialogue: &mut Dialogue<Stream>) -> Result<Admitted, Stop> {
-        let (login, client) = (self.login, self.origin.client.ip());
+        let (login, client) = (self.login, self.client.origin.client.ip());
         self.server.limits.check(login, client).map_err(Refusal::Limited)?;
-        if self.origin.ttl <= 1 {
+        if self.client.origin.ttl <= 1 {
             warn!(session = %self.session, "a login came round to us again: refused as a loop");
             return Err(Refusal::Loop.into());
         }
+        // Before the way is looked up: who moves the user must know of everybody who goes the old one.
+        let mailbox = login.authzid.as_ref().unwrap_or(&login.user);
+        let ticket = self.server.sessions.enter(mailbox, &self.session).await;
         let outcome = match self.route().await {
-            Ok(route) => self.enter(route, dialogue).await,
+            Ok(route) => self.enter(route, dialogue, &ticket).await,
             Err(refusal) => Err(refusal.into()),
         };
         match &outcome {
@@ -109,25 +127,36 @@ impl<'a> Attempt<'a> {
             Err(Stop::Refused(refusal, _)) if refusal.is_failure() => self.server.limits.failed(login, client),
             Err(_) => {}
         }
-        let (link, welcome, route) = outcome?;
+        let (link, welcome, route, presence) = outcome?;
         // Not before the backend has said OK: strangers could use the user's places up with attempts.
         let user = self.server.limits.session(login).map_err(Refusal::Limited)?;
-        Ok(Admitted { link, welcome, route, user })
+        Ok(Admitted { link, welcome, route, user, ticket, presence })
     }
 
     async fn route(&self) -> Result<Route, Refusal> {
         let asker = Asker {
             login: self.login,
             listener: &self.door.name,
-            server_name: self.origin.server_name.as_deref(),
-            client: self.origin.client.ip(),
+            origin: self.client.origin,
+            tls: self.client.tls,
+            attempt: self.client.attempts,
         };
+        let warn = |why: &str| warn!(session = %self.session, why, "a lookup failed");
         self.server.router.route(&asker).await.map_err(|no| match no {
             NoRoute::Unmatched => Refusal::NoRoute,
             NoRoute::Rejected(text) => Refusal::Rejected(text),
+            NoRoute::WrongPassword(text, wait) => Refusal::WrongPassword(text, wait),
+            NoRoute::Unproven(why) => {
+                warn!(session = %self.session, why, "this login cannot be used here");
+                Refusal::Unsupported
+            }
             NoRoute::LookupFailed(why) => {
-                warn!(session = %self.session, why, "a lookup failed");
+                warn(&why);
                 Refusal::LookupFailed
+            }
+            NoRoute::GroupDown(group) => {
+                warn!(session = %self.session, group, "no backend of this group is well");
+                Refusal::BackendDown
             }
         })
     }
@@ -137,13 +166,18 @@ impl<'a> Attempt<'a> {
         &self,
         mut route: Route,
         dialogue: &mut Dialogue<Stream>,
-    ) -> Result<(Link<LoggedIn>, Welcome, Route), Stop> {
-        let mut budget = self.began + self.server.timeouts.backend_login;
+        ticket: &Ticket,
+    ) -> Result<(Link<LoggedIn>, Welcome, Route, Presence), Stop> {
+        let most = self.server.timeouts.backend_login;
+        // From now, not from the attempt: a login that was held back has its whole time.
+        let mut budget = Instant::now() + route.budget.unwrap_or(most).min(most);
         let (mut failures, mut referrals) = (0, 0);
         loop {
             let backend = Arc::clone(&route.backend);
+            let presence = backend.enter();
+            ticket.bound_for(&backend);
             let (error, client_took_part) = match self.try_once(&route, dialogue, &mut budget).await {
-                Ok((link, welcome)) => return Ok((link, welcome, route)),
+                Ok((link, welcome)) => return Ok((link, welcome, route, presence)),
                 Err(Failed::Client(stop)) => return Err(stop),
                 Err(Failed::Late) => {
                     backend.failed();
@@ -170,7 +204,13 @@ impl<'a> Attempt<'a> {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
             backend.metrics.retried();
+            drop(presence);
             sleep(pause).await;
+            // Another member, if by now this one is known to be down.
+            if let Some(group) = &route.group {
+                let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user);
+                route.backend = Arc::clone(group.choose(&mailbox.normalised()).ok_or(Refusal::BackendDown)?);
+            }
         }
     }
 
@@ -219,11 +259,11 @@ impl<'a> Attempt<'a> {
         let own: Vec<_> = id.iter().filter(|(key, _)| !key.to_ascii_lowercase().starts_with(b"x-")).cloned().collect();
         let caller = Caller {
             session: &self.session,
-            client: self.origin.client,
-            local: self.origin.local,
-            secure: self.origin.secure,
-            server_name: self.origin.server_name.as_deref(),
-            ttl: self.origin.ttl - 1,
+            client: self.client.origin.client,
+            local: self.client.origin.local,
+            secure: self.client.origin.secure,
+            server_name: self.client.origin.server_name.as_deref(),
+            ttl: self.client.origin.ttl - 1,
             id: &own,
         };
         Link::open(backend, &self.server.own_addresses, &caller, self.server.timeouts.backend_connect).await

@@ -35,9 +35,10 @@ impl Grid {
                 took
             }
             // No backend was asked; the client must not notice.
-            Refusal::NoRoute | Refusal::Unsupported => {
+            Refusal::NoRoute | Refusal::Unsupported | Refusal::WrongPassword(..) => {
                 let typical = Duration::from_millis(self.typical_millis.load(Ordering::Relaxed));
-                took.max(typical.min(LONGEST_PRETENCE))
+                let wanted = if let Refusal::WrongPassword(_, wait) = refusal { *wait } else { Duration::ZERO };
+                took.max(typical.min(LONGEST_PRETENCE)).max(wanted)
             }
             _ => took,
         };

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::debug;
 
-use self::attempt::{Admitted, Attempt, Stop};
+use self::attempt::{Admitted, Attempt, Client, Stop};
 pub use self::grid::Grid;
 use crate::admission::{Entry, Permit};
 use crate::backend::Route;
@@ -102,7 +102,7 @@ impl Session {
         };
         self.server.metrics.proxy_header(if header.version == 1 { "v1" } else { "v2" });
         self.is_check = header.local;
-        self.origin.proxied(header);
+        self.origin.behind(header);
         self.record.client = self.origin.client;
         Ok(())
     }
@@ -202,12 +202,16 @@ impl Session {
         // What a client says of itself never makes it trusted, nor less so the next time.
         let met = self.origin.clone();
         let trusted = self.door.config.id_from.iter().any(|net| net.contains(&met.client.ip()));
+        let tls = dialogue.stream().facts(self.server.asks_for_certificates);
+        let mut attempts = 0;
         loop {
             let Asked::Login(login) = dialogue.next().await? else { return Err(Ending::Internal) };
             self.origin.clone_from(&met);
             self.origin.identified(dialogue.id(), trusted);
             self.record.client = self.origin.client;
-            let attempt = Attempt::new(&self.server, &self.door, &self.origin, &login, &self.record.session);
+            attempts += 1;
+            let client = Client { origin: &self.origin, tls: tls.as_ref(), attempts, session: &self.record.session };
+            let attempt = Attempt::new(&self.server, &self.door, &client, &login);
             let tried = tokio::select! {
                 tried = timeout_at(self.deadline, attempt.run(dialogue)) => tried.unwrap_or(Err(Stop::Ended(Ending::LoginTimeout))),
                 _ = self.phase.wait_for(|phase| *phase == Phase::Stopped) => Err(Stop::Ended(Ending::Stopping)),
@@ -248,7 +252,8 @@ impl Session {
     }
 
     async fn relay(&mut self, client: Buffered<Stream>, admitted: Admitted) -> Ending {
-        let Admitted { link, route: Route { backend, .. }, user: _user, .. } = admitted;
+        // Both count the session until it is over.
+        let Admitted { link, route: Route { backend, .. }, user: _user, ticket: _ticket, presence: _presence, .. } = admitted;
         let active = backend.metrics.active();
         let times = Times { idle: self.server.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         let client = backend.metrics.counted_client(client);

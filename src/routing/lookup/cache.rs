@@ -100,6 +100,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         self.entries.remove(key);
     }
 
+    /// Forgets what was kept under such keys.
+    pub(super) fn forget_all(&self, is_such: impl Fn(&K) -> bool) {
+        self.entries.retain(|key, _| !is_such(key));
+    }
+
     /// Since when an answer is kept.
     pub(super) fn age(&self, key: &K) -> Option<Duration> {
         self.entries.get(key).map(|entry| entry.since.elapsed())

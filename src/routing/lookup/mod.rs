@@ -145,6 +145,14 @@ impl Lookup {
         verdict
     }
 
+    /// Forgets what was kept of a user.
+    pub(super) fn forget(&self, user: &[u8]) {
+        let of_user = |key: &Key| key.strip_prefix(user).is_some_and(|rest| matches!(rest.first(), None | Some(0)));
+        if let Some(cache) = &self.cache {
+            cache.forget_all(of_user);
+        }
+    }
+
     async fn judge(&self, asker: &Asker<'_>) -> Result<Verdict, String> {
         let password = self.password(asker);
         let key = self.key(asker, password);
@@ -264,7 +272,7 @@ fn method(asker: &Asker<'_>) -> &'static str {
     }
 }
 
-fn question<'a>(asker: &Asker<'a>, password: Option<&'a Secret>) -> Question<'a> {
+fn question<'a>(asker: &'a Asker<'_>, password: Option<&'a Secret>) -> Question<'a> {
     Question {
         user: asker.user().as_bytes(),
         password,
