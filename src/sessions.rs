@@ -202,11 +202,12 @@ mod tests {
         let bob = UserName::new(&b"bob"[..]).expect("a name");
         let _bob = sessions.enter(&bob, "1").await;
         assert!(timeout(Duration::from_secs(5), sessions.enter(&ann(), "2")).await.is_err());
-        let waiting = sessions.enter(&ann(), "3");
+        let ann = ann();
+        let waiting = sessions.enter(&ann, "3");
         let release = async { sessions.release(&UserName::new(&b"ann"[..]).expect("a name")) };
         let (ticket, released) = tokio::join!(waiting, release);
         assert!(released);
-        assert_eq!(sessions.of_user(&ann()), 1);
+        assert_eq!(sessions.of_user(&ann), 1);
         drop(ticket);
         assert_eq!(sessions.users.len(), 1, "only bob is known");
     }

@@ -27,10 +27,7 @@ impl Group {
 
     /// Where this user goes now, by its normalised name; `None`: nobody is well, standby included.
     pub fn choose(&self, user: &[u8]) -> Option<&Arc<Backend>> {
-        self.ranked(user)
-            .into_iter()
-            .chain(&self.standby)
-            .find(|backend| backend.takes_users())
+        self.ranked(user).into_iter().chain(&self.standby).find(|backend| backend.takes_users())
     }
 
     /// The members, first the one where this user belongs when all are well, then the one that would come after it.

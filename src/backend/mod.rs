@@ -39,6 +39,13 @@ pub struct Route {
     pub budget: Option<Duration>,
 }
 
+impl Route {
+    /// To this backend, with nothing prescribed.
+    pub fn new(backend: Arc<Backend>, user: UserName, login: LoginAs) -> Self {
+        Self { backend, group: None, user, login, prescribed: None, source: None, budget: None }
+    }
+}
+
 /// A mechanism that a lookup can prescribe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of the mechanisms")]

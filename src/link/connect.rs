@@ -58,11 +58,7 @@ impl Link<Greeted> {
 }
 
 /// What happens on a fresh TCP connection.
-async fn set_up(
-    mut tcp: TcpStream,
-    backend: &Backend,
-    caller: &Caller<'_>,
-) -> Result<Link<Greeted>, LinkError> {
+async fn set_up(mut tcp: TcpStream, backend: &Backend, caller: &Caller<'_>) -> Result<Link<Greeted>, LinkError> {
     // Before everything else, TLS too.
     if let Some(version) = backend.config.proxy_protocol {
         let header = proxy_header(version, caller);

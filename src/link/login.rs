@@ -243,9 +243,7 @@ fn plan(offered: &Capabilities, route: &Route, login: &Login) -> Result<Plan, Li
             let name = name.map_err(|error| LinkError::unsupported(error.to_string()))?;
             by_name_and_password(offered, route.prescribed, &name, password)
         }
-        (LoginAs::Given { password, .. }, _) => {
-            by_name_and_password(offered, route.prescribed, &route.user, password)
-        }
+        (LoginAs::Given { password, .. }, _) => by_name_and_password(offered, route.prescribed, &route.user, password),
         (LoginAs::Client, Credentials::Certificate) => {
             Err(LinkError::unsupported("a client's certificate proves nothing to a backend"))
         }

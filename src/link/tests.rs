@@ -11,11 +11,12 @@ use zeroize::Zeroizing;
 
 use super::wire::Aside;
 use super::{Caller, Greeted, Link, LinkError, LoggedIn, Progress, connect};
-use crate::backend::{Backend, LoginAs, Route};
-use crate::config::{self, BackendTls, Site};
+use crate::backend::{Backend, LoginAs, Prescribed, Proof, Route};
+use crate::config::{self, BackendTls, MasterForm, Site};
 use crate::imap::{Credentials, Login, Mechanism, Secret, UserName, Welcome};
 use crate::metrics::{BackendError, Metrics};
 use crate::outcome::Refusal;
+use crate::tls::Connector;
 
 pub(super) fn backend(host: &str, port: u16, tls: BackendTls) -> Arc<Backend> {
     let config = config::Backend {
@@ -30,7 +31,8 @@ pub(super) fn backend(host: &str, port: u16, tls: BackendTls) -> Arc<Backend> {
         weight: std::num::NonZeroU32::MIN,
         health: config::Health::unprobed(),
     };
-    Arc::new(Backend::new(config, Metrics::new().expect("fresh").backend("blue")))
+    let connector = Connector::for_backend(&config.tls).expect("right");
+    Arc::new(Backend::new(config, connector, Metrics::new().expect("fresh").backend("blue")))
 }
 
 pub(super) fn caller() -> Caller<'static> {
@@ -54,7 +56,7 @@ fn secret(bytes: &[u8]) -> Secret {
 }
 
 fn route() -> Route {
-    Route { backend: backend("localhost", 143, BackendTls::None), user: user("ann"), login: LoginAs::Client }
+    Route::new(backend("localhost", 143, BackendTls::None), user("ann"), LoginAs::Client)
 }
 
 fn login(mechanism: Mechanism, credentials: Credentials) -> Login {
@@ -272,20 +274,35 @@ async fn acting_as_somebody_else_is_kept_or_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_master_user_acts_only_for_clients_that_mailmux_has_authenticated() {
-    let master = LoginAs::Master { user: user("root"), password: Arc::new(secret(b"key")) };
-    let route = Route { login: master, ..route() };
-    let certificate = || login(Mechanism::External, Credentials::Certificate);
-    let script = [PLAIN_IR, Hear(b"T AUTHENTICATE PLAIN YW5uAHJvb3QAa2V5"), LET_IN];
-    logged_in(&script, &route, &certificate()).await;
-
-    let untold = [PLAIN_IR, Hear(b"")];
-    assert_eq!(refused(&untold, &route, &password(b"anything")).await.refusal, Refusal::Unsupported);
-    let bob = Login { authzid: Some(user("bob")), ..certificate() };
-    assert_eq!(refused(&untold, &route, &bob).await.refusal, Refusal::Unsupported);
-    assert_eq!(refused(&untold, &self::route(), &certificate()).await.refusal, Refusal::Unsupported);
+async fn a_master_user_acts_for_the_user_in_one_of_two_forms() {
+    let key = || Arc::new(secret(b"key"));
+    let master = |form| LoginAs::Master { user: user("root"), password: key(), form, proof: Proof::seen() };
+    let routed = |form| Route { login: master(form), ..route() };
+    for login in [login(Mechanism::External, Credentials::Certificate), password(b"her own, which nobody sees")] {
+        let script = [PLAIN_IR, Hear(b"T AUTHENTICATE PLAIN YW5uAHJvb3QAa2V5"), LET_IN];
+        logged_in(&script, &routed(MasterForm::Authzid), &login).await;
+        let script = [PLAIN_IR, Hear(b"T AUTHENTICATE PLAIN AGFubipyb290AGtleQ=="), LET_IN];
+        logged_in(&script, &routed(MasterForm::Starred), &login).await;
+    }
     let no_plain = [Say(b"* OK [CAPABILITY IMAP4rev1 AUTH=LOGIN] x\r\n"), Hear(b"")];
-    assert_eq!(refused(&no_plain, &route, &certificate()).await.refusal, Refusal::Unsupported);
+    let refused = refused(&no_plain, &routed(MasterForm::Authzid), &password(b"x")).await;
+    assert_eq!(refused.refusal, Refusal::Unsupported);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_opens_nothing_by_itself() {
+    let certificate = login(Mechanism::External, Credentials::Certificate);
+    assert_eq!(refused(&[PLAIN_IR, Hear(b"")], &route(), &certificate).await.refusal, Refusal::Unsupported);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_a_lookup_gives_takes_the_place_of_the_clients() {
+    let given = LoginAs::Given { password: Arc::new(secret(b"key")), proof: Proof::seen() };
+    let route = Route { login: given, prescribed: Some(Prescribed::Plain), ..route() };
+    logged_in(&[PLAIN_IR, Hear(b"T AUTHENTICATE PLAIN AGFubgBrZXk="), LET_IN], &route, &password(b"x")).await;
+    let prescribed = Route { prescribed: Some(Prescribed::Login), ..route };
+    let only_plain = [PLAIN_IR, Hear(b"")];
+    assert_eq!(refused(&only_plain, &prescribed, &password(b"x")).await.refusal, Refusal::Unsupported);
 }
 
 #[tokio::test(start_paused = true)]

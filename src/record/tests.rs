@@ -107,8 +107,8 @@ fn route(metrics: &Metrics) -> Route {
         weight: std::num::NonZeroU32::MIN,
         health: config::Health::unprobed(),
     };
-    let backend = Arc::new(Backend::new(config, metrics.backend("blue")));
-    Route { backend, user: UserName::new(&b"ann"[..]).expect("clean"), login: LoginAs::Client }
+    let backend = Arc::new(Backend::new(config, None, metrics.backend("blue")));
+    Route::new(backend, UserName::new(&b"ann"[..]).expect("clean"), LoginAs::Client)
 }
 
 fn whole_session(metrics: &Arc<Metrics>) {

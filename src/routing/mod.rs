@@ -89,7 +89,8 @@ impl Router {
     pub fn new(config: &Config, backends: Vec<Arc<Backend>>, metrics: &Metrics) -> Result<Self, Vec<Finding>> {
         let mut findings = Vec::new();
         let names = (config.backends.iter(), config.groups.iter());
-        let places = Places::new(names.0.map(|backend| backend.name.as_str()), names.1.map(|group| group.name.as_str()));
+        let places =
+            Places::new(names.0.map(|backend| backend.name.as_str()), names.1.map(|group| group.name.as_str()));
         let places = Arc::new(places);
         let mut lookups = Vec::new();
         for lookup in &config.lookups {
@@ -263,13 +264,11 @@ impl Router {
         };
         let backend = backend.ok_or(NoRoute::Unmatched)?;
         Ok(Route {
-            backend,
             group,
-            user,
-            login,
             prescribed: answer.mechanism,
             source: answer.source,
             budget: answer.budget,
+            ..Route::new(backend, user, login)
         })
     }
 

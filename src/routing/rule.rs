@@ -49,9 +49,9 @@ impl Rule {
         user.as_ref().is_none_or(|glob| matches(glob, asker.user().as_bytes()))
             && domain.as_ref().is_none_or(|glob| asker.user().domain().is_some_and(|domain| matches(glob, domain)))
             && listener.as_ref().is_none_or(|listener| listener == asker.listener)
-            && server_name
-                .as_ref()
-                .is_none_or(|glob| asker.origin.server_name.as_deref().is_some_and(|name| matches(glob, name.as_bytes())))
+            && server_name.as_ref().is_none_or(|glob| {
+                asker.origin.server_name.as_deref().is_some_and(|name| matches(glob, name.as_bytes()))
+            })
             && (client.is_empty() || is_in(asker.origin.client.ip(), client))
     }
 

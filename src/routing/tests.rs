@@ -28,7 +28,7 @@ fn backend(name: &str, port: u16) -> config::Backend {
 }
 
 fn rule(when: When, target: Target) -> config::Route {
-    config::Route { when, target, rewrite: None, login: config::LoginAs::Passthrough }
+    config::Route { when, target, rewrite: None, login: config::LoginAs::Passthrough, authenticate: None }
 }
 
 fn glob(pattern: &str) -> Glob {
@@ -51,13 +51,14 @@ fn router(routes: Vec<config::Route>, map: Option<&str>) -> Result<Router, Vec<F
             timeout: std::time::Duration::from_secs(5),
             cache: None,
             allow: config::Allow::default(),
-            tls: config::ListenerTls::Implicit,
+            authenticate: false,
+            template: None,
         })
         .collect();
     config.routes = routes;
     let metrics = Metrics::new().expect("distinct names");
     let backends = config.backends.iter();
-    let backends = backends.map(|config| Arc::new(Backend::new(config.clone(), metrics.backend(&config.name))));
+    let backends = backends.map(|config| Arc::new(Backend::new(config.clone(), None, metrics.backend(&config.name))));
     Router::new(&config, backends.collect(), &metrics)
 }
 
@@ -71,9 +72,16 @@ fn login(user: &str, authzid: Option<&str>) -> Login {
     }
 }
 
+fn origin() -> Origin {
+    let address = |text: &str| text.parse().expect("an address");
+    let mut origin = Origin::new(address("192.0.2.1:4000"), address("192.0.2.99:993"));
+    origin.server_name = Some("Mail.Example.org".to_owned());
+    origin
+}
+
 async fn route(router: &Router, login: &Login) -> Result<(String, String), NoRoute> {
-    let client = "192.0.2.1".parse().expect("an address");
-    let asker = Asker { login, listener: "imaps", server_name: Some("Mail.Example.org"), client };
+    let origin = origin();
+    let asker = Asker { login, listener: "imaps", origin: &origin, tls: None, attempt: 1 };
     let route = router.route(&asker).await?;
     Ok((route.backend.config.name.clone(), route.user.to_string()))
 }
@@ -173,7 +181,7 @@ fn what_is_wrong_with_a_map_is_told_with_its_line() {
 #[test]
 fn a_master_password_that_cannot_be_read_is_a_finding() {
     let password_file = At { value: PathBuf::from("/nonexistent/master"), site: site() };
-    let login = config::LoginAs::Master { user: "master".to_owned(), password_file };
+    let login = config::LoginAs::Master { user: "master".to_owned(), password_file, form: config::MasterForm::Authzid };
     let rules = vec![config::Route { login, ..rule(When::default(), Target::Backend(0)) }];
     let findings = router(rules, None).err().expect("a mistake");
     assert!(findings[0].message.contains("/nonexistent/master"), "{findings:?}");

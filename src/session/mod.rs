@@ -253,7 +253,8 @@ impl Session {
 
     async fn relay(&mut self, client: Buffered<Stream>, admitted: Admitted) -> Ending {
         // Both count the session until it is over.
-        let Admitted { link, route: Route { backend, .. }, user: _user, ticket: _ticket, presence: _presence, .. } = admitted;
+        let Admitted { link, route: Route { backend, .. }, user: _user, ticket: _ticket, presence: _presence, .. } =
+            admitted;
         let active = backend.metrics.active();
         let times = Times { idle: self.server.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         let client = backend.metrics.counted_client(client);

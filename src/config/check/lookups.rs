@@ -42,7 +42,8 @@ impl Check<'_> {
         groups: &HashMap<&str, usize>,
     ) -> Option<Lookup> {
         let keys = &section.keys;
-        let template = keys.template.as_ref().and_then(|name| self.resolve(section, "template", "backend", name, backends));
+        let template =
+            keys.template.as_ref().and_then(|name| self.resolve(section, "template", "backend", name, backends));
         let kind = self.need(section, "type", keys.r#type.as_ref(), "type = \"file\", \"http\", \"sql\" or \"ldap\"");
         let kind = kind?.value;
         self.foreign_keys(section, kind);
@@ -159,11 +160,7 @@ impl Check<'_> {
         self.need(section, "url", section.keys.url.as_ref(), what).map(|url| at(section, "url", url))
     }
 
-    pub(super) fn group(
-        &mut self,
-        section: &Section<file::Group>,
-        backends: &HashMap<&str, usize>,
-    ) -> Option<Group> {
+    pub(super) fn group(&mut self, section: &Section<file::Group>, backends: &HashMap<&str, usize>) -> Option<Group> {
         let keys = &section.keys;
         if let Some(name) = &keys.name
             && backends.contains_key(name.value.0.as_str())
@@ -178,7 +175,8 @@ impl Check<'_> {
         {
             self.report(section.site("members", &list.span()), "nobody is in it");
         }
-        let choose = self.need(section, "choose", keys.choose.as_ref(), "\"hash\", \"least_sessions\" or \"first_healthy\"");
+        let choose =
+            self.need(section, "choose", keys.choose.as_ref(), "\"hash\", \"least_sessions\" or \"first_healthy\"");
         let mut seen = Vec::new();
         let mut resolve = |check: &mut Self, key: &str, names: &[Written<file::Name>]| {
             let mut found = Vec::new();
@@ -194,12 +192,7 @@ impl Check<'_> {
         };
         let members = members.map(|members| resolve(self, "members", members.get_ref()));
         let standby = resolve(self, "standby", &keys.standby);
-        Some(Group {
-            name: keys.name.as_ref()?.value.0.clone(),
-            members: members?,
-            standby,
-            choose: choose?.0,
-        })
+        Some(Group { name: keys.name.as_ref()?.value.0.clone(), members: members?, standby, choose: choose?.0 })
     }
 }
 

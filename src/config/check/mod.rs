@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use super::file::{self, ClientCertificates, File, Section, Spanned, Written};
 use super::{
-    Admin, At, CertificateFiles, ClientAuth, Config, Finding, Limits, Listener, ListenerTls, Log,
-    Route, Server, Site, Timeouts, Tls,
+    Admin, At, CertificateFiles, ClientAuth, Config, Finding, Limits, Listener, ListenerTls, Log, Route, Server, Site,
+    Timeouts, Tls,
 };
 
 pub(super) use one_backend::{one_backend, usual_backend};

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 
 use super::{limits, log, server, timeouts};
 use crate::config::{
-    Admin, At, Backend, BackendTls, ClientAuth, Config, Health, Listener, ListenerTls, LoginAs, Roots, Route, Site, Target,
-    Tls, TlsClient, When, file,
+    Admin, At, Backend, BackendTls, ClientAuth, Config, Health, Listener, ListenerTls, LoginAs, Roots, Route, Site,
+    Target, Tls, TlsClient, When, file,
 };
 
 /// See [`Config::for_one_backend`].

@@ -135,7 +135,8 @@ impl Check<'_> {
         let certificates =
             file.tls.keys.client_auth.value != ClientCertificates::Off || file.tls.is_broken("client_auth");
         let named = |name: &file::Name| {
-            let is_it = |lookup: &&Section<file::Lookup>| lookup.keys.name.as_ref().is_some_and(|known| known.value == *name);
+            let is_it =
+                |lookup: &&Section<file::Lookup>| lookup.keys.name.as_ref().is_some_and(|known| known.value == *name);
             file.lookups.iter().find(is_it).is_none_or(is_authenticating)
         };
         let target = section.keys.lookup.as_ref().is_some_and(|name| named(&name.value));
@@ -154,7 +155,8 @@ impl Check<'_> {
                 || keys.server_name.is_some()
                 || keys.client.is_some()
                 || conditions.iter().any(|condition| route.is_broken(condition));
-            let target = keys.lookup.is_none() && (keys.backend.is_some() || keys.group.is_some() || keys.reject.is_some());
+            let target =
+                keys.lookup.is_none() && (keys.backend.is_some() || keys.group.is_some() || keys.reject.is_some());
             user && !others && target
         };
         let Some(first) = routes.iter().position(|route| takes_everybody(&route)) else { return };

@@ -20,7 +20,8 @@ use serde::Deserialize;
 pub(super) use toml::Spanned;
 
 use super::{
-    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, ProxyVersion, Rate, Rewrite, TlsVersion,
+    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, ProxyVersion, Rate, Rewrite,
+    TlsVersion,
 };
 
 pub(super) use lookups::{Group, Health, Line, Lookup, MaybeCache};

@@ -2,7 +2,8 @@
 
 use super::value::FromText;
 use crate::config::{
-    CertificateName, Choose, LdapScope, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, ProxyVersion, TlsVersion,
+    CertificateName, Choose, LdapScope, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, ProxyVersion,
+    TlsVersion,
 };
 
 /// A closed list of words.
@@ -107,11 +108,8 @@ impl Words for LdapScope {
 }
 
 impl Words for Choose {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("hash", Self::Hash),
-        ("least_sessions", Self::LeastSessions),
-        ("first_healthy", Self::FirstHealthy),
-    ];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("hash", Self::Hash), ("least_sessions", Self::LeastSessions), ("first_healthy", Self::FirstHealthy)];
 }
 
 impl Words for MasterForm {

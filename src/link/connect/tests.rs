@@ -30,11 +30,12 @@ fn with(address: SocketAddr, tls: BackendTls, change: impl FnOnce(&mut crate::co
     let plain = backend(&address.ip().to_string(), address.port(), tls);
     let mut config = plain.config.clone();
     change(&mut config);
-    Arc::new(Backend::new(config, plain.metrics.clone()))
+    let connector = Connector::for_backend(&config.tls).expect("right");
+    Arc::new(Backend::new(config, connector, plain.metrics.clone()))
 }
 
-async fn open(backend: &Arc<Backend>, connector: Option<&Connector>) -> Result<Link<Greeted>, LinkError> {
-    Link::open(backend, connector, &[], &caller(), LONG).await
+async fn open(backend: &Arc<Backend>) -> Result<Link<Greeted>, LinkError> {
+    Link::open(backend, &[], &caller(), LONG).await
 }
 
 #[tokio::test]
@@ -53,7 +54,7 @@ async fn the_proxy_header_comes_before_everything_else() {
             header
         });
         let backend = with(address, BackendTls::None, |config| config.proxy_protocol = Some(version));
-        drop(open(&backend, None).await.expect("opened"));
+        drop(open(&backend).await.expect("opened"));
         let Parsed::Done(proxied, _) = parse(&far.await.expect("no panic")) else { panic!("a header") };
         assert_eq!(proxied.source, Some(caller().client));
         assert_eq!(proxied.destination, Some(caller().local));
@@ -78,8 +79,7 @@ async fn implicit_tls_then_greeting_then_id() {
         tls
     });
     let settings = pki.settings("mail.example.org");
-    let connector = Connector::new(&settings).expect("right");
-    let link = open(&with(address, BackendTls::Implicit(settings), |_| ()), Some(&connector)).await.expect("opened");
+    let link = open(&with(address, BackendTls::Implicit(settings), |_| ())).await.expect("opened");
     assert!(link.capabilities.has("ID"));
     drop(far.await.expect("no panic"));
 }
@@ -105,8 +105,7 @@ async fn starttls_forgets_what_was_said_in_clear() {
         tls
     });
     let settings = pki.settings("mail.example.org");
-    let connector = Connector::new(&settings).expect("right");
-    let link = open(&with(address, BackendTls::StartTls(settings), |_| ()), Some(&connector)).await.expect("opened");
+    let link = open(&with(address, BackendTls::StartTls(settings), |_| ())).await.expect("opened");
     assert!(link.capabilities.auth("PLAIN") && !link.capabilities.auth("X-EVIL") && !link.capabilities.has("STARTTLS"));
     drop(far.await.expect("no panic"));
 }
@@ -121,8 +120,7 @@ async fn a_certificate_that_does_not_verify_is_a_matter_of_configuration() {
         acceptor.accept(tcp).await.is_err()
     });
     let settings = pki.settings("other.example.org");
-    let connector = Connector::new(&settings).expect("right");
-    let error = open(&with(address, BackendTls::Implicit(settings), |_| ()), Some(&connector)).await;
+    let error = open(&with(address, BackendTls::Implicit(settings), |_| ())).await;
     let error = error.expect_err("another name");
     assert_eq!((error.kind, error.refusal), (Some(BackendError::Tls), Refusal::BackendMisconfigured));
     assert!(far.await.expect("no panic"));
@@ -132,10 +130,10 @@ async fn a_certificate_that_does_not_verify_is_a_matter_of_configuration() {
 async fn a_backend_that_is_not_there_or_says_nothing_is_down() {
     let (listener, address) = listen().await;
     let silent = with(address, BackendTls::None, |_| ());
-    let error = Link::open(&silent, None, &[], &caller(), Duration::from_millis(50)).await.expect_err("silence");
+    let error = Link::open(&silent, &[], &caller(), Duration::from_millis(50)).await.expect_err("silence");
     assert_eq!((error.kind, error.refusal), (Some(BackendError::Timeout), Refusal::BackendDown));
     drop(listener);
-    let error = open(&silent, None).await.expect_err("nobody there");
+    let error = open(&silent).await.expect_err("nobody there");
     assert_eq!((error.kind, error.refusal), (Some(BackendError::Connect), Refusal::BackendDown));
 }
 
@@ -152,7 +150,7 @@ async fn every_address_of_a_name_is_tried_from_the_source_that_was_named() {
         config.host = "localhost".to_owned();
         config.source = vec![IpAddr::from([127, 0, 0, 9])];
     });
-    let link = open(&named, None).await.expect("opened");
+    let link = open(&named).await.expect("opened");
     let (_tcp, peer) = far.await.expect("no panic");
     assert_eq!(peer.ip(), IpAddr::from([127, 0, 0, 9]));
     let buffered = link.wire.into_buffered();
@@ -168,7 +166,7 @@ async fn our_own_listeners_are_no_backends() {
     let backend = with(address, BackendTls::None, |_| ());
     let anywhere: SocketAddr = ([0, 0, 0, 0], address.port()).into();
     for own in [address, anywhere] {
-        let error = Link::open(&backend, None, &[own], &caller(), LONG).await.expect_err("a loop");
+        let error = Link::open(&backend, &[own], &caller(), LONG).await.expect_err("a loop");
         assert_eq!(error.refusal, Refusal::Loop);
     }
     drop(listener);

@@ -169,7 +169,10 @@ mod tests {
         Cache::new(TIMES)
     }
 
-    async fn ask(cache: &Cache<&'static str, Option<u32>>, answer: Result<Option<u32>, &str>) -> Result<(Option<u32>, Way), String> {
+    async fn ask(
+        cache: &Cache<&'static str, Option<u32>>,
+        answer: Result<Option<u32>, &str>,
+    ) -> Result<(Option<u32>, Way), String> {
         cache.answer(&"ann", Option::is_none, async { answer.map_err(str::to_owned) }).await
     }
 

@@ -129,10 +129,7 @@ impl Fields {
 ///
 /// # Errors
 /// What makes no sense; never a secret.
-pub(super) fn read<'f>(
-    fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
-    places: &Places,
-) -> Result<Answer, String> {
+pub(super) fn read<'f>(fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, places: &Places) -> Result<Answer, String> {
     let mut reader = Reader::default();
     for (name, value) in fields {
         let name = str::from_utf8(name).map_err(|_| format!("\"{}\" is no field", escape(name)))?;

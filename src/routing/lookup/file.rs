@@ -167,11 +167,19 @@ fn read_answer(text: &[u8], places: &Places) -> Result<Answer, String> {
         let Some(at) = word.iter().position(|byte| *byte == b'=') else {
             return Err(format!("\"{}\" is no field; expected key=value", escape(word)));
         };
-        fields.push((&word[..at], &word[at + 1..]));
+        let (name, value) = (&word[..at], &word[at + 1..]);
+        if value.is_empty() {
+            return Err(format!("{}= is empty", escape(name)));
+        }
+        fields.push((name, value));
     }
     let answer = fields::read(fields.into_iter(), places)?;
     // A line that sends its user nowhere was meant to.
-    if answer.place.is_none() && answer.refused.is_none() { Err("expected user, TAB, backend".to_owned()) } else { Ok(answer) }
+    if answer.place.is_none() && answer.refused.is_none() {
+        Err("expected user, TAB, backend".to_owned())
+    } else {
+        Ok(answer)
+    }
 }
 
 /// Where the name stands in a line, if what is behind it makes sense; `None` when the line says nothing.
@@ -219,19 +227,27 @@ fn wide(at: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::routing::Place;
 
     const BACKENDS: [&str; 2] = ["blue", "green"];
 
+    fn places() -> Arc<Places> {
+        Arc::new(Places::new(BACKENDS, ["eu"]))
+    }
+
     fn map(text: &str) -> Map {
-        Map::parse(text.as_bytes().to_vec(), &BACKENDS).expect("well formed")
+        Map::parse(text.as_bytes().to_vec(), places()).expect("well formed")
     }
 
     fn find(map: &Map, user: &str) -> Option<(usize, Option<String>)> {
         let answer = map.find(&UserName::new(user.as_bytes()).expect("a name")).expect("sound")?;
-        Some((answer.backend, answer.user.map(|user| user.to_string())))
+        let Some(Place::Backend(backend)) = answer.place else { panic!("{answer:?}") };
+        Some((backend, answer.user.map(|user| user.to_string())))
     }
 
     #[test]
@@ -251,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_tab_lets_names_have_blanks_and_8_bit() {
-        let map = Map::parse(b"j\xf6rg von k\tblue\nplain   green\n".to_vec(), &BACKENDS).expect("well formed");
+        let map = Map::parse(b"j\xf6rg von k\tblue\nplain   green\n".to_vec(), places()).expect("well formed");
         assert!(map.find(&UserName::new(&b"J\xf6rg von K"[..]).expect("a name")).expect("sound").is_some());
         assert_eq!(find(&map, "plain"), Some((1, None)));
     }
@@ -259,7 +275,7 @@ mod tests {
     #[test]
     fn every_mistake_is_found_by_its_line() {
         let text = b"ann\tblue\nbob\nANN\tgreen\ncid\tred\ndan\tblue x=1\neve\tblue\x01\n\tblue\nfay\tblue user=\n";
-        let errors = Map::parse(text.to_vec(), &BACKENDS).err().expect("mistakes");
+        let errors = Map::parse(text.to_vec(), places()).err().expect("mistakes");
         let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
@@ -267,13 +283,13 @@ mod tests {
                 "2: expected user, TAB, backend",
                 "3: the user \"ann\" stands in the file twice",
                 "4: no such backend: \"red\"",
-                "5: \"x=1\" is no field; expected user=NAME (or destuser=NAME)",
+                "5: \"x\" is no field of a route",
                 "6: a control character",
                 "7: expected user, TAB, backend",
-                "8: user= is empty or stands there twice",
+                "8: user= is empty",
             ]
         );
-        let many = Map::parse("x\n".repeat(30).into_bytes(), &BACKENDS).err().expect("mistakes");
+        let many = Map::parse("x\n".repeat(30).into_bytes(), places()).err().expect("mistakes");
         assert_eq!(many.len(), 20);
         assert!(many[19].message.ends_with("(and 10 more mistakes in this file)"));
     }
@@ -290,11 +306,23 @@ mod tests {
     #[test]
     fn a_file_pasted_twice_is_told_from_its_second_half_on() {
         let half = (0..2000).map(|n| format!("user{n}\tblue\n")).collect::<Vec<_>>().concat();
-        let errors = Map::parse(half.repeat(2).into_bytes(), &BACKENDS).err().expect("mistakes");
+        let errors = Map::parse(half.repeat(2).into_bytes(), places()).err().expect("mistakes");
         assert_eq!(errors.len(), 20);
         assert_eq!(errors[0].to_string(), "2001: the user \"user0\" stands in the file twice");
         assert_eq!(errors[19].line, 2020);
         assert!(errors[19].message.ends_with("(and 1980 more mistakes in this file)"), "{}", errors[19]);
+    }
+
+    #[test]
+    fn groups_hosts_and_refusals() {
+        let map = map("ann\teu\nbob\thost=10.0.0.1 port=143 ssl=yes\ncid\tnologin=y reason=Gone.\n");
+        let answer =
+            |user: &str| map.find(&UserName::new(user.as_bytes()).expect("a name")).expect("sound").expect("known");
+        assert_eq!(answer("ann").place, Some(Place::Group(0)));
+        assert!(
+            matches!(answer("bob").place, Some(Place::Host(host)) if host.name == "10.0.0.1" && host.port() == 143)
+        );
+        assert_eq!(answer("cid").refused.as_deref(), Some("Gone."));
     }
 
     #[test]
@@ -346,7 +374,7 @@ mod tests {
             asked in prop::collection::vec(prop_oneof!["[a-cA-C@*]{1,3}", "[a-c@]{1,2} [a-c@]{1,2}", "ä[a-c]?"], 8),
         ) {
             let text = lines.join(end);
-            let map = Map::parse(text.clone().into_bytes(), &BACKENDS).ok();
+            let map = Map::parse(text.clone().into_bytes(), places()).ok();
             let table = naive(&text);
             prop_assert_eq!(map.is_some(), table.is_some());
             for asked in asked.iter().filter(|_| map.is_some()) {
@@ -361,7 +389,7 @@ mod tests {
         #[test]
         fn nothing_panics_and_what_was_read_can_be_asked(text in prop::collection::vec(prop_oneof![Just(b'\t'), Just(b'\n'), Just(b' '), any::<u8>()], 0..60)) {
             let name = UserName::new(&b"ann@x"[..]).expect("a name");
-            if let Ok(map) = Map::parse(text, &["\u{1}", "a"]) {
+            if let Ok(map) = Map::parse(text, Arc::new(Places::new(["\u{1}", "a"], []))) {
                 prop_assert!(map.find(&name).is_ok());
             }
         }

@@ -182,7 +182,9 @@ impl Lookup {
         let Some(cache) = &self.cache else { return asking.await };
         let negative = |kept: &Kept| !matches!(kept, Kept::Found(_));
         // The source's own time is bounded below that of the whole, so that there is some left for a stale answer.
-        let bounded = async { timeout(self.timeout.mul_f64(0.9), asking).await.unwrap_or_else(|_| Err("no answer in time".to_owned())) };
+        let bounded = async {
+            timeout(self.timeout.mul_f64(0.9), asking).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+        };
         let (kept, way) = cache.answer(key, negative, bounded).await?;
         self.metrics.kept(match way {
             Way::Hit => "hit",
@@ -212,8 +214,12 @@ impl Lookup {
             Source::Http(http) => match http.ask(&question(asker, password)).await? {
                 Said::Refused { text, wait } => Ok(Kept::Refused(text, wait)),
                 Said::Server { address, user, password: own } => {
-                    let answer =
-                        Answer { place: Some(Place::Host(Host::at(address))), user, password: own.map(Arc::new), ..Answer::default() };
+                    let answer = Answer {
+                        place: Some(Place::Host(Host::at(address))),
+                        user,
+                        password: own.map(Arc::new),
+                        ..Answer::default()
+                    };
                     Ok(found(self.allowed(answer)?, None, password.is_some()))
                 }
             },
@@ -239,7 +245,9 @@ impl Lookup {
             (Some(_), Source::File(_) | Source::Http(_)) => found.proven,
             (Some(password), Source::Sql(_)) => match &found.answer.hash {
                 Some(hash) => password::verify(password, hash).await?,
-                None => return Err("no column \"password\" in the answer, and the password is to be checked".to_owned()),
+                None => {
+                    return Err("no column \"password\" in the answer, and the password is to be checked".to_owned());
+                }
             },
             (Some(password), Source::Ldap(ldap)) => match &found.entry {
                 Some(entry) => ldap.bind(entry, password).await?,
@@ -289,9 +297,8 @@ fn load_map(path: &config::At<PathBuf>, places: &Arc<Places>) -> Result<Map, Vec
     let finding = |message| Finding { site: Some(path.site.clone()), message };
     let shown = path.value.display();
     let text = file::read(&path.value).map_err(|error| vec![finding(format!("cannot read {shown}: {error}"))])?;
-    Map::parse(text, Arc::clone(places)).map_err(|errors| {
-        errors.into_iter().map(|error| finding(format!("{shown}:{error}"))).collect::<Vec<_>>()
-    })
+    Map::parse(text, Arc::clone(places))
+        .map_err(|errors| errors.into_iter().map(|error| finding(format!("{shown}:{error}"))).collect::<Vec<_>>())
 }
 
 /// With those in the file of headers.
@@ -300,9 +307,11 @@ fn with_headers(http: &config::HttpLookup) -> Result<config::HttpLookup, Vec<Fin
     let Some(file) = &http.headers_file else { return Ok(http) };
     let finding = |message| vec![Finding { site: Some(file.site.clone()), message }];
     let shown = file.value.display();
-    let text = std::fs::read_to_string(&file.value).map_err(|error| finding(format!("cannot read {shown}: {error}")))?;
+    let text =
+        std::fs::read_to_string(&file.value).map_err(|error| finding(format!("cannot read {shown}: {error}")))?;
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let header = line.split_once(':').ok_or_else(|| finding(format!("{shown}:{}: expected Name: value", number + 1)))?;
+        let header =
+            line.split_once(':').ok_or_else(|| finding(format!("{shown}:{}: expected Name: value", number + 1)))?;
         http.headers.push((header.0.trim().to_owned(), header.1.trim().to_owned()));
     }
     Ok(http)

@@ -71,7 +71,9 @@ impl Policy {
         let Allow { hosts, networks, .. } = &self.allow;
         match (host.name.parse::<IpAddr>(), host.address) {
             (Ok(address), None) => is_in(address.to_canonical(), networks),
-            (Ok(address), Some(other)) => is_in(address.to_canonical(), networks) && is_in(other.to_canonical(), networks),
+            (Ok(address), Some(other)) => {
+                is_in(address.to_canonical(), networks) && is_in(other.to_canonical(), networks)
+            }
             (Err(_), other) => {
                 hosts.iter().any(|glob| rule::matches(glob, host.name.as_bytes()))
                     && other.is_none_or(|address| is_in(address.to_canonical(), networks))
@@ -113,12 +115,8 @@ impl Host {
             BackendTls::None => None,
         };
         let client = || {
-            let usual = config::TlsClient {
-                name: String::new(),
-                roots: config::Roots::WebPki,
-                client: None,
-                verify: true,
-            };
+            let usual =
+                config::TlsClient { name: String::new(), roots: config::Roots::WebPki, client: None, verify: true };
             let mut client = client.unwrap_or(usual);
             client.name = self.name.trim_end_matches('.').to_owned();
             // The source alone cannot switch verification off, nor does it stay off for hosts that are to be verified.

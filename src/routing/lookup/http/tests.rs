@@ -27,7 +27,7 @@ fn settings(url: &str) -> config::HttpLookup {
     config::HttpLookup {
         url: at(url.to_owned()),
         headers: Vec::new(),
-        authenticate: true,
+        headers_file: None,
         pass_client_certificate: false,
         ca: None,
         connections: NonZeroU32::MIN,
@@ -324,8 +324,9 @@ async fn an_answer_may_come_byte_by_byte_and_an_endless_body_delays_nothing() {
     });
     let said = http.ask(&question(b"ann")).await.expect("an answer");
     assert!(matches!(&said, Said::Refused { text, .. } if text == "Invalid login or password"), "{said:?}");
+    let question = question(b"ann");
     tokio::select! {
-        said = http.ask(&question(b"ann")) => panic!("not answered: {said:?}"),
+        said = http.ask(&question) => panic!("not answered: {said:?}"),
         () = asked.notified() => {}
     }
     slow.await.expect("served");
