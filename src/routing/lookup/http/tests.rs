@@ -324,8 +324,9 @@ async fn an_answer_may_come_byte_by_byte_and_an_endless_body_delays_nothing() {
     });
     let said = http.ask(&question(b"ann")).await.expect("an answer");
     assert!(matches!(&said, Said::Refused { text, .. } if text == "Invalid login or password"), "{said:?}");
+    let question = question(b"ann");
     tokio::select! {
-        said = http.ask(&question(b"ann")) => panic!("not answered: {said:?}"),
+        said = http.ask(&question) => panic!("not answered: {said:?}"),
         () = asked.notified() => {}
     }
     slow.await.expect("served");
