@@ -85,12 +85,15 @@ impl Connection {
         let (reader, ldap) =
             LdapConnAsync::with_settings(settings, "ldapi:///").await.map_err(|error| error.to_string())?;
         let machinery = Box::pin(async move {
-            // Where the library's reader fails, it is for what the guard let through.
-            tokio::select! {
+            let mut reader = pin!(reader.drive());
+            let why = tokio::select! {
                 biased;
                 why = guard::run(near, far) => why,
-                _ = reader.drive() => "the directory's answer is no LDAP".to_owned(),
-            }
+                _ = &mut reader => return "the directory's answer is no LDAP".to_owned(),
+            };
+            // What was let through before the end is read to its own.
+            drop(reader.await);
+            why
         });
         Ok(Self { ldap, machinery })
     }
@@ -122,10 +125,10 @@ impl Connection {
         }
     }
 
-    /// Says goodbye, as far as that goes through at once.
+    /// Says goodbye, as far as that goes through at once. The machinery ends when it has been sent.
     pub(super) async fn close(mut self) {
         const GOODBYE: Duration = Duration::from_millis(100);
-        drop(timeout(GOODBYE, driven(&mut self.machinery, self.ldap.unbind())).await);
+        drop(timeout(GOODBYE, async { tokio::join!(self.ldap.unbind(), self.machinery) }).await);
     }
 }
 
