@@ -106,6 +106,11 @@ impl Plan {
         &self.warnings
     }
 
+    /// The rules, with everything loaded that they need.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
     /// Binds all listeners.
     ///
     /// # Errors

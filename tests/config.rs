@@ -87,6 +87,10 @@ const MANDATORY: &str = r#"
     [[backend]]
     name = "blue"
     address = "mail.example.net:993"
+    [[group]]
+    name = "eu"
+    members = ["blue"]
+    choose = "hash"
     [[lookup]]
     name = "users"
     type = "file"
@@ -150,6 +154,7 @@ fn the_reference_knows_every_key() {
         "[tls]",
         "[[tls.certificate]]",
         "[[backend]]",
+        "[[group]]",
         "[[lookup]]",
         "[[route]]",
         "[limits]",

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each from arguments to an exit code.
 
 mod check;
+mod route;
 mod serve;
 
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ enum Command {
     Serve(serve::Serve),
     /// Read the configuration and everything it names, say what is wrong with it, and start nothing.
     Check(check::Check),
+    /// Say where a user would go, and why.
+    Route(route::Route),
 }
 
 impl Arguments {
@@ -35,6 +38,7 @@ impl Arguments {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
+            Command::Route(route) => route.run(),
         }
     }
 }

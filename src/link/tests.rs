@@ -301,7 +301,7 @@ async fn a_password_that_a_lookup_gives_takes_the_place_of_the_clients() {
     let route = Route { login: given, prescribed: Some(Prescribed::Plain), ..route() };
     logged_in(&[PLAIN_IR, Hear(b"T AUTHENTICATE PLAIN AGFubgBrZXk="), LET_IN], &route, &password(b"x")).await;
     let prescribed = Route { prescribed: Some(Prescribed::Login), ..route };
-    let only_plain = [PLAIN_IR, Hear(b"")];
+    let only_plain = [Say(b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] x\r\n"), Hear(b"")];
     assert_eq!(refused(&only_plain, &prescribed, &password(b"x")).await.refusal, Refusal::Unsupported);
 }
 

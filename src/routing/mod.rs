@@ -180,7 +180,8 @@ impl Router {
                 }
             }
         }
-        lookup.ask(asker).await.map_err(failed)
+        // Boxed: sources are as large as their libraries make them, and every session would hold room for one.
+        Box::pin(lookup.ask(asker)).await.map_err(failed)
     }
 
     /// Whether the client has proven to us who it is.

@@ -28,7 +28,6 @@ fn settings(url: &str) -> config::LdapLookup {
         scope: LdapScope::Sub,
         filter: at("filter", "(mail={user})".to_owned()),
         attributes: vec![("MAILHOST".to_owned(), "host".to_owned()), ("mail".to_owned(), "user".to_owned())],
-        authenticate: true,
         connections: NonZeroU32::MIN,
     }
 }
