@@ -70,7 +70,7 @@ fn message(id: u8, operation: &[u8]) -> Vec<u8> {
     tlv(0x30, &[&[2, 1, id], operation].concat())
 }
 
-/// BindResponse (0x61), SearchResultDone (0x65) or ExtendedResponse (0x78).
+/// `BindResponse` (0x61), `SearchResultDone` (0x65) or `ExtendedResponse` (0x78).
 fn result(id: u8, operation: u8, code: u8, text: &str) -> Vec<u8> {
     message(id, &tlv(operation, &[&[10, 1, code, 4, 0], &*tlv(4, text.as_bytes())].concat()))
 }
