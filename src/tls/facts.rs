@@ -131,13 +131,12 @@ fn write_attribute(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
     let known = short_name(&oid);
     text.push_str(known.unwrap_or(&oid));
     text.push('=');
-    match known.and_then(|_| value(attribute)) {
-        Some(value) => write_escaped(text, value.as_bytes()),
+    if let Some(value) = known.and_then(|_| value(attribute)) {
+        write_escaped(text, value.as_bytes());
+    } else {
         // What is no text, or nobody knows what, is dumped (RFC 2253 2.4).
-        None => {
-            text.push('#');
-            text.push_str(&hex(&attribute.attr_value().to_der_vec().unwrap_or_default()).to_ascii_uppercase());
-        }
+        text.push('#');
+        text.push_str(&hex(&attribute.attr_value().to_der_vec().unwrap_or_default()).to_ascii_uppercase());
     }
 }
 
@@ -213,7 +212,7 @@ fn short_name(oid: &str) -> Option<&'static str> {
 
 fn serial(certificate: &X509Certificate<'_>) -> String {
     let bytes = certificate.tbs_certificate.raw_serial();
-    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len().saturating_sub(1));
+    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or_else(|| bytes.len().saturating_sub(1));
     hex(bytes.get(start..).unwrap_or_default()).to_ascii_uppercase()
 }
 

@@ -108,6 +108,9 @@ impl Http {
         let mut findings = Vec::new();
         let mut wrong = |message: String| findings.push(Finding { site: Some(config.url.site.clone()), message });
         let uri = noted(read_url(&config.url.value), &mut wrong);
+        if config.ca.is_some() && config.url.value.starts_with("http:") {
+            wrong("without TLS there is no use for `ca`\nexpected https://".to_owned());
+        }
         let headers: Vec<_> =
             config.headers.iter().filter_map(|(name, value)| noted(read_header(name, value), &mut wrong)).collect();
         let roots = config.ca.as_ref().map_or(Roots::WebPki, |ca| Roots::File(ca.clone()));

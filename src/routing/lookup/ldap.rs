@@ -24,7 +24,7 @@ use crate::secret_file;
 use crate::tls::Connector;
 
 /// A connection that was not used for so long is not trusted to be there: firewalls forget without a word.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// A directory.
 pub(super) struct Ldap {
@@ -261,12 +261,10 @@ fn security(config: &config::LdapLookup, address: &Address) -> Result<Security, 
             }
             let roots = config.ca.as_ref().map_or(Roots::System, |ca| Roots::File(ca.clone()));
             let tls = TlsClient { name: host.clone(), roots, client: None, verify: true };
-            let connector = Connector::new(&tls).map_err(|mut findings| {
-                findings
-                    .iter_mut()
-                    .for_each(|finding| drop(finding.site.get_or_insert_with(|| config.url.site.clone())));
-                findings
-            })?;
+            let placed =
+                |finding: Finding| Finding { site: finding.site.or_else(|| Some(config.url.site.clone())), ..finding };
+            let connector = Connector::new(&tls);
+            let connector = connector.map_err(|findings| findings.into_iter().map(placed).collect::<Vec<_>>())?;
             Ok(if implicit { Security::Implicit(connector) } else { Security::StartTls(connector) })
         }
         Address::Unix(_) if config.start_tls => Err(at_url("StartTLS is for ldap:// alone")),

@@ -14,7 +14,7 @@ const LONGEST_TEXT: usize = 200;
 /// So much of a value stands in an error.
 const LONGEST_SHOWN: usize = 60;
 /// Nobody is made to wait longer at a time, whatever the responder says.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// What one answer says.
 #[derive(Debug)]

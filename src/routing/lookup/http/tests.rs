@@ -434,7 +434,9 @@ fn settings_that_cannot_work_are_found_at_their_place() {
         assert_eq!(findings[0].site.as_ref().map(|site| site.key.as_str()), Some("lookup[0].url"));
     }
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let mut settings = settings("http://example.org/");
+    let clear = config::HttpLookup { ca: Some(at("/nonexistent.pem".into())), ..settings("http://example.org/") };
+    assert!(Http::new(&clear).err().expect("wrong")[0].message.contains("no use for `ca`"));
+    let mut settings = settings("https://example.org/");
     settings.headers =
         vec![header("bad name", "x"), header("Auth-User", "x"), header("X-Key", "ses\name"), header("X-Good", "x")];
     settings.ca = Some(at("/nonexistent.pem".into()));

@@ -16,7 +16,7 @@ use super::{Entry, Fields, guard, shown};
 use crate::config::{self, LdapScope};
 use crate::tls::{Connector, Stream};
 
-/// An ExtendedRequest with the name of StartTLS (RFC 4511 4.14.1), under the message number 1.
+/// An `ExtendedRequest` with the name of `StartTLS` (RFC 4511 4.14.1), under the message number 1.
 const START_TLS: &[u8] = b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037";
 /// Its answer is short.
 const LONGEST_START_TLS: u64 = 4 * 1024;
@@ -175,7 +175,7 @@ impl Search {
         Self { base: config.base.clone(), scope, fields: config.attributes.clone(), attributes }
     }
 
-    /// SearchResultEntry (RFC 4511 4.5.2); `None` when it is none. The library's own reader would panic.
+    /// `SearchResultEntry` (RFC 4511 4.5.2); `None` when it is none. The library's own reader would panic.
     fn read(&self, entry: ResultEntry) -> Option<Entry> {
         let mut parts = entry.0.expect_constructed()?.into_iter();
         let dn = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
@@ -243,7 +243,7 @@ async fn encrypt(tcp: TcpStream, connector: &Connector) -> Result<Stream, String
     connector.connect(tcp).await.map_err(|error| format!("TLS: {}", shown(&error.to_string())))
 }
 
-/// StartTLS up to the handshake. Nothing may stand behind the answer: it would be taken for something said inside TLS.
+/// `StartTLS` up to the handshake. Nothing may stand behind the answer: it would be taken for something said inside TLS.
 async fn ask_for_tls(tcp: &mut TcpStream) -> Result<(), String> {
     let lost = |error: std::io::Error| format!("StartTLS: {error}");
     tcp.write_all(START_TLS).await.map_err(lost)?;
@@ -265,7 +265,7 @@ async fn ask_for_tls(tcp: &mut TcpStream) -> Result<(), String> {
     }
 }
 
-/// Whether an answer to StartTLS says yes: a message with the number 1 that is an ExtendedResponse with the code 0.
+/// Whether an answer to `StartTLS` says yes: a message with the number 1 that is an `ExtendedResponse` with the code 0.
 fn accepted(message: &[u8]) -> Option<bool> {
     let content = |bytes: &[u8], tag: u8| {
         let (first, length) = (*bytes.first()?, *bytes.get(1)?);

@@ -69,7 +69,7 @@ fn message(id: u8, operation: &[u8]) -> Vec<u8> {
     tlv(0x30, &[&[2, 1, id], operation].concat())
 }
 
-/// BindResponse (0x61), SearchResultDone (0x65) or ExtendedResponse (0x78).
+/// `BindResponse` (0x61), `SearchResultDone` (0x65) or `ExtendedResponse` (0x78).
 fn result(id: u8, operation: u8, code: u8, text: &str) -> Vec<u8> {
     message(id, &tlv(operation, &[&[10, 1, code, 4, 0], &*tlv(4, text.as_bytes())].concat()))
 }
@@ -194,13 +194,12 @@ async fn only_an_answer_about_the_user_is_a_no() {
     for (code, expected) in codes.into_iter().chain(more) {
         let (url, _requests) = directory(vec![vec![result(1, 0x61, code, "\u{1b}[31m why"), Vec::new()]]).await;
         let right = ldap(&settings(&url)).bind(ANN, &secret(b"hunter2")).await;
-        match expected {
-            Some(expected) => assert_eq!(right, Ok(expected), "{code}"),
-            None => {
-                let error = right.expect_err("cannot tell");
-                assert!(error.contains(&format!("rc={code} ")) && error.contains("\\x1b[31m why"), "{error}");
-                assert!(!error.contains("hunter2"), "{error}");
-            }
+        if let Some(expected) = expected {
+            assert_eq!(right, Ok(expected), "{code}");
+        } else {
+            let error = right.expect_err("cannot tell");
+            assert!(error.contains(&format!("rc={code} ")) && error.contains("\\x1b[31m why"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 }
