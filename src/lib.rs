@@ -51,6 +51,7 @@ pub mod session;
 pub mod sessions;
 pub mod server;
 pub mod steer;
+pub mod probe;
 pub mod process;
 pub mod admin;
 pub mod cli;
