@@ -16,7 +16,8 @@ fn is_blank(byte: &u8) -> bool {
 fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let line = &line[line.iter().position(|byte| !is_blank(byte))?..];
-    let separator = line.iter().position(|byte| *byte == b'\t').or_else(|| line.iter().position(|byte| *byte == b' '))?;
+    let separator =
+        line.iter().position(|byte| *byte == b'\t').or_else(|| line.iter().position(|byte| *byte == b' '))?;
     let (name, rest) = line.split_at(separator);
     let backend = rest.split(is_blank).find(|word| !word.is_empty())?;
     let name = &name[..name.iter().rposition(|byte| *byte != b' ')? + 1];

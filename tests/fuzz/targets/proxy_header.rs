@@ -13,7 +13,9 @@ fuzz_target!(|data: &[u8]| {
             assert!(used <= data.len() && used <= LONGEST);
             assert!(matches!(parse(&data[..used]), Parsed::Done(again, all) if again == header && all == used));
             for end in 0..used {
-                assert!(matches!(parse(&data[..end]), Parsed::Incomplete { missing } if missing >= 1 && end + missing <= used));
+                assert!(
+                    matches!(parse(&data[..end]), Parsed::Incomplete { missing } if missing >= 1 && end + missing <= used)
+                );
             }
         }
         Parsed::Incomplete { missing } => assert!(missing >= 1 && data.len() + missing <= LONGEST),
