@@ -105,7 +105,11 @@ impl Check<'_> {
                 None
             }
             (None, Some(path)) => Some(DatabaseUrl::File(self.path(section, "url_file", path))),
-            (Some(url), None) => Some(DatabaseUrl::Written(at(section, "url", url))),
+            (Some(url), None) => {
+                let mut url = at(section, "url", url);
+                url.value = self.database(&url.value);
+                Some(DatabaseUrl::Written(url))
+            }
             (None, None) => {
                 let what = "url or url_file: \"sqlite:users.db\", \"postgres://...\" or \"mysql://...\"";
                 self.need(section, "url", None::<&()>, what);
@@ -118,6 +122,15 @@ impl Check<'_> {
             query: At { value: query.value.0.clone(), site: section.site("query", &query.span) },
             connections: connections(keys),
         })
+    }
+
+    /// A database in a file is looked for from the folder of the configuration, like all files.
+    fn database(&self, url: &str) -> String {
+        let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
+        match path.filter(|path| !path.starts_with([':', '/'])) {
+            Some(path) => format!("sqlite:{}", self.folder.join(path).display()),
+            None => url.to_owned(),
+        }
     }
 
     fn ldap(&mut self, section: &Section<file::Lookup>) -> Option<LdapLookup> {
