@@ -3,6 +3,7 @@
 import imaplib
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -28,10 +29,21 @@ USERS = {
 }
 
 
+GIVEN_PORTS = set()
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody has, and that nobody will be given: not by the kernel, which has a range of its own for those who
+    ask for any, nor by us."""
+    while True:
+        port = random.randrange(10000, 32768)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                if port not in GIVEN_PORTS:
+                    GIVEN_PORTS.add(port)
+                    return port
+        except OSError:
+            pass
 
 
 def until(fact, what):
