@@ -95,9 +95,12 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         }
     }
 
-    /// Forgets what was kept under a key.
-    pub(super) fn forget(&self, key: &K) {
-        self.entries.remove(key);
+    /// Has the source asked next time. While it is down, what was kept serves on.
+    pub(super) fn outdate(&self, key: &K) {
+        if let Some(entry) = self.entries.get(key) {
+            let fresh_for = entry.fresh_for.min(entry.since.elapsed());
+            self.entries.insert(key.clone(), Entry { fresh_for, ..entry });
+        }
     }
 
     /// Forgets what was kept under such keys.
@@ -208,6 +211,18 @@ mod tests {
         assert_eq!(ask(&cache, Ok(Some(2))).await, Ok((Some(2), Way::Miss)));
         advance(Duration::from_secs(661)).await;
         assert_eq!(ask(&cache, Err("down")).await, Err("down".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_doubts_an_answer_takes_it_from_nobody_while_the_source_is_down() {
+        let cache = cache();
+        assert_eq!(ask(&cache, Ok(Some(1))).await, Ok((Some(1), Way::Miss)));
+        advance(Duration::from_secs(10)).await;
+        cache.outdate(&"ann");
+        assert_eq!(ask(&cache, Err("down")).await, Ok((Some(1), Way::Stale)));
+        advance(PAUSE).await;
+        assert_eq!(ask(&cache, Ok(Some(2))).await, Ok((Some(2), Way::Miss)));
+        assert_eq!(ask(&cache, Ok(Some(3))).await, Ok((Some(2), Way::Hit)));
     }
 
     #[tokio::test(start_paused = true)]
