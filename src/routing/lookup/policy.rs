@@ -116,7 +116,7 @@ impl Host {
             let usual =
                 config::TlsClient { name: String::new(), roots: config::Roots::WebPki, client: None, verify: true };
             let mut client = client.unwrap_or(usual);
-            client.name = self.name.trim_end_matches('.').to_owned();
+            self.name.trim_end_matches('.').clone_into(&mut client.name);
             // The source alone cannot switch verification off, nor does it stay off for hosts that are to be verified.
             client.verify |= !self.any_certificate;
             client
