@@ -13,7 +13,7 @@ import urllib.parse
 
 from directory import SEARCHER, SEARCHER_PASSWORD, SUFFIX, Slapd
 from responder import Responder
-from world import Case, Dovecot, free_port
+from world import Case, Dovecot, free_port, make_certificates, until
 
 AWAY = "NO [UNAVAILABLE] "
 WRONG = "NO [AUTHENTICATIONFAILED] "
@@ -273,3 +273,294 @@ class Http(Lookups):
                 connection.send(b"x AUTHENTICATE PLAIN " + base64.b64encode(b"\0" + name + b"\0ann-secret") + b"\r\n")
                 self.assertRegex(self.answer(connection), "^(NO|BAD) ")
         self.assertEqual((self.callers(), len(self.responder.questions)), before)
+
+
+class Directory(Lookups):
+    """slapd says where users are, and whether their passwords are right; then a master user lets them in."""
+
+    PEOPLE = {
+        "blue": {"ann": "ann-imap", "cid": "cid-imap", "mia": "mia-imap"},
+        "green": {"bob": "bob-imap", "joerg": "joerg-imap", "star": "star-imap", "mia": "mia-imap"},
+    }
+    masters = {"mailmux": "master-secret"}
+    secrets = ("ann-imap", "bob-imap", "ann-ldap", "bob-ldap", "master-secret", SEARCHER_PASSWORD)
+
+    @classmethod
+    def people(cls, backend):
+        return cls.PEOPLE[backend]
+
+    @classmethod
+    def person(cls, uid, *lines):
+        kinds = ("person", "organizationalPerson", "inetOrgPerson", "inetLocalMailRecipient")
+        start = [f"dn: uid={uid},{SUFFIX}", *(f"objectClass: {kind}" for kind in kinds), f"uid: {uid}", "cn: x", "sn: x"]
+        return "\n".join([*start, *lines, "", ""])
+
+    @classmethod
+    def config(cls):
+        cls.slapd = Slapd(cls.folder / "slapd", tls=cls.folder)
+        cls.addClassCleanup(cls.slapd.stop)
+        cls.slapd.add(
+            cls.person("ann", "mailHost: blue", "mail: both@example.org", "userPassword: ann-ldap")
+            + cls.person("bob", "mailHost: green", "mail: both@example.org", "userPassword: bob-ldap")
+            # Nobody may log in as her.
+            + cls.person("cid", "mailHost: blue")
+            # Where nobody is.
+            + cls.person("dan", "mailHost: red", "userPassword: dan-ldap")
+            # Names that Dovecot would not have (the second is "jörg"): these have others there.
+            + cls.person("star", "mailHost: green", "mail: *", "mailRoutingAddress: star", "userPassword: star-ldap")
+            + cls.person("j", "mailHost: green", "uid:: asO2cmc=", "mailRoutingAddress: joerg")
+        )
+        # Another one, which dies.
+        cls.mortal = Slapd(cls.folder / "mortal")
+        cls.addClassCleanup(cls.mortal.stop)
+        cls.mortal.add(cls.person("mia", "mailHost: blue", "userPassword: mia-ldap"))
+        for name, secret in (("searcher", SEARCHER_PASSWORD), ("stranger", "wrong"), ("master", "master-secret")):
+            (cls.folder / f"{name}.secret").write_text(secret + "\n")
+        inside = cls.folder / "inside"
+        inside.mkdir()
+        make_certificates(inside, "somebody else's")
+
+        tls = 'ca = "ca.pem"'
+        searched = {
+            "clear": (cls.slapd.url, ""),
+            "starttls": (cls.slapd.url, "start_tls = true\n" + tls),
+            "ldaps": (cls.slapd.ldaps_url, tls),
+            "ldapi": (cls.slapd.ldapi_url, ""),
+            "untrusted": (cls.slapd.ldaps_url, 'ca = "inside/ca.pem"'),
+            "refused": (cls.slapd.url, ""),
+            "mortal": (cls.mortal.url, 'timeout = "2s"\ncache = { ttl = "0s", negative_ttl = "0s" }'),
+            "bound": (cls.slapd.ldaps_url, "authenticate = true\n" + tls),
+            "mortal-bound": (cls.mortal.url, 'authenticate = true\ntimeout = "2s"'),
+        }
+        master = 'login = "master"\nmaster_user = "mailmux"\nmaster_password_file = "master.secret"\n'
+        routes = {
+            **{name: f'lookup = "{name}"\n' for name in searched},
+            "bound": 'lookup = "bound"\n' + master,
+            "mortal-bound": 'lookup = "mortal-bound"\n' + master,
+            "starred": 'lookup = "bound"\nmaster_form = "user*master"\n' + master,
+            "beside": 'backend = "blue"\nauthenticate = "bound"\n' + master,
+        }
+        config = cls.start_of_config(*routes) + cls.backend_sections()
+        for name, (url, more) in searched.items():
+            password = "stranger" if name == "refused" else "searcher"
+            config += f"""
+[[lookup]]
+name = "{name}"
+type = "ldap"
+url = "{url}"
+bind_dn = "{SEARCHER}"
+bind_password_file = "{password}.secret"
+base = "{SUFFIX}"
+filter = "(&(objectClass=person)(|(uid={{user}})(mail={{user}})))"
+attributes = {{ mailHost = "backend", mailRoutingAddress = "user" }}
+{more}
+"""
+        return config + "".join(f'[[route]]\nlistener = "{name}"\n{route}' for name, route in routes.items())
+
+    def test_attributes_say_where(self):
+        for listener in ("clear", "starttls", "ldaps", "ldapi"):
+            with self.subTest(listener):
+                before = self.callers()
+                self.lets_in(listener, "ann", "ann-imap")
+                self.lets_in(listener, "bob", "bob-imap")
+                self.lets_in(listener, "jörg", "joerg-imap")
+                after = self.callers()
+                self.assertEqual(after["blue"][len(before["blue"]) :], ["ann"])
+                self.assertEqual(after["green"][len(before["green"]) :], ["bob", "joerg"])
+
+    def test_a_directory_that_cannot_tell_is_no_reason_to_send_anything_anywhere(self):
+        before = self.callers()
+        self.refuses("untrusted", "ann", "ann-imap", AWAY)
+        self.refuses("refused", "ann", "ann-imap", AWAY)
+        # Two people have this address, and one lives where nobody is.
+        self.refuses("clear", "both@example.org", "ann-imap", AWAY)
+        self.refuses("clear", "dan", "dan-imap", AWAY)
+        self.refuses("clear", "nobody", "ann-imap", WRONG)
+        self.assertEqual(self.callers(), before)
+
+    def test_who_can_bind_is_let_in_by_a_master_user(self):
+        for listener in ("bound", "starred", "beside"):
+            with self.subTest(listener):
+                before = self.callers()
+                self.lets_in(listener, "Ann", "ann-ldap")
+                callers = self.callers()
+                self.assertEqual(callers, before | {"blue": [*before["blue"], "ann"]})
+                # The one that counts at the backend alone opens nothing here, nor do another's and the master's.
+                for password in ("wrong", "", "ann-imap", "bob-ldap", "master-secret", b"\xff"):
+                    self.refuses(listener, "ann", password, WRONG)
+                for user in ("cid", "nobody", "mailmux", "ann*mailmux"):
+                    for password in ("", "x", "master-secret"):
+                        self.refuses(listener, user, password, WRONG)
+                self.assertEqual(self.callers(), callers, "Dovecot was asked")
+        mailbox = self.reach("bound")
+        mailbox.login("bob", "bob-ldap")
+        self.assertEqual(mailbox.create("Bobs")[0], "OK")
+        again = self.reach("starred")
+        again.login("bob", "bob-ldap")
+        self.assertEqual(again.select("Bobs")[0], "OK")
+
+    def test_nobody_who_can_bind_acts_for_another(self):
+        before = self.callers()
+        for listener in ("bound", "starred", "beside"):
+            connection = self.reach(listener)
+            connection.send(b"x AUTHENTICATE PLAIN " + base64.b64encode(b"ann\0bob\0bob-ldap") + b"\r\n")
+            self.assertTrue(self.answer(connection).startswith(WRONG), listener)
+        self.assertEqual(self.callers(), before)
+
+    def test_a_name_is_never_a_filter(self):
+        before = self.callers()
+        names = ["a*", "ann)(uid=*", "*)(uid=ann", "ann)(|(uid=*", "*))(|(uid=*", "(", ")", "\\2a", "\\", "{user}", b"ann\xff", "&", "a=b"]
+        asked = [(listener, name) for listener in ("clear", "bound", "starred") for name in names]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda pair: self.refuses(*pair, "ann-ldap", WRONG), asked))
+        self.assertEqual(self.callers(), before)
+        # There is somebody with that very name.
+        self.refuses("bound", "*", "ann-ldap", WRONG)
+        self.assertEqual(self.callers(), before)
+        self.lets_in("clear", "*", "star-imap")
+        self.assertEqual(self.callers(), before | {"green": [*before["green"], "star"]})
+
+    def test_a_directory_that_dies_and_comes_back(self):
+        stale = 'mailmux_lookup_cache_total{lookup="mortal",way="stale"}'
+        self.lets_in("mortal", "mia", "mia-imap")
+        self.lets_in("mortal-bound", "mia", "mia-ldap")
+        self.mortal.kill()
+        self.assertEqual(self.mailmux.metric(stale), 0)
+        self.lets_in("mortal", "mia", "mia-imap")
+        self.assertEqual(self.mailmux.metric(stale), 1)
+        self.refuses("mortal", "ann", "ann-imap", AWAY)
+        # Nobody can tell whether this is right, and that is no wrong password.
+        self.refuses("mortal-bound", "mia", "mia-ldap", AWAY)
+        self.assertEqual(self.callers()["blue"].count("mia"), 3)
+        self.mortal.start()
+        self.lets_in("mortal-bound", "mia", "mia-ldap")
+        self.mortal.run("ldapmodify", f"dn: uid=mia,{SUFFIX}\nchangetype: modify\nreplace: mailHost\nmailHost: green\n")
+        # The directory that was away is asked again after a second.
+        until(self.mia_is_at_green, "a fresh answer")
+
+    def mia_is_at_green(self):
+        self.lets_in("mortal", "mia", "mia-imap")
+        return "mia" in self.backends["green"].callers()
+
+
+class Groups(Lookups):
+    """Backends that share users, and what `mailmux route` says of all that."""
+
+    HASHED = [f"user{number:02}@example.org" for number in range(30)]
+    secrets = ("shared-secret",)
+
+    @classmethod
+    def people(cls, _):
+        return {user: "shared-secret" for user in [*cls.HASHED, "ann", "bob", "eve"]}
+
+    @classmethod
+    def config(cls):
+        cls.first = Dovecot(cls.folder / "first", cls.people("first"))
+        cls.addClassCleanup(cls.first.stop)
+        cls.responder = Responder(cls.say)
+        cls.addClassCleanup(cls.responder.kill)
+        (cls.folder / "users.map").write_text("ann\tblue\nmoved\tgreen user=moved.here\n@closed.example\tnologin=y reason=Closed.\n")
+        return f"""
+{cls.start_of_config("hashed", "ordered", "asked")}
+{cls.backend_sections()}
+[[backend]]
+name = "first"
+address = "127.0.0.1:{cls.first.port}"
+tls = "none"
+[[group]]
+name = "hashed"
+members = ["blue", "green"]
+choose = "hash"
+[[group]]
+name = "ordered"
+members = ["first"]
+standby = ["green"]
+choose = "first_healthy"
+[[lookup]]
+name = "users"
+type = "file"
+path = "users.map"
+[[lookup]]
+name = "where"
+type = "http"
+url = "http://127.0.0.1:{cls.responder.port}/"
+timeout = "2s"
+[[route]]
+listener = "asked"
+lookup = "where"
+[[route]]
+listener = "ordered"
+group = "ordered"
+[[route]]
+lookup = "users"
+[[route]]
+user = "user*@example.org"
+group = "hashed"
+rewrite = "{{local}}@example.org"
+"""
+
+    @classmethod
+    def say(cls, path, user, password):
+        if user == b"eve":
+            return {"Auth-Status": "OK", "Auth-Server": "192.0.2.1", "Auth-Port": "143"}
+        if user != b"bob":
+            return {"Auth-Status": "Nobody of that name"}
+        return {"Auth-Status": "OK", "Auth-Server": "127.0.0.1", "Auth-Port": str(cls.backends["green"].port)}
+
+    @staticmethod
+    def home(user, members=("blue", "green")):
+        """Where the user belongs: the member with the best draw, the same everywhere and for ever."""
+
+        def draw(member):
+            head = hashlib.sha256(f"{member}\0{user.lower()}".encode()).digest()[:8]
+            return -1 / math.log(((int.from_bytes(head, "big") >> 11) + 0.5) / 2**53)
+
+        return max(members, key=draw)
+
+    def test_each_user_of_a_hashed_group_is_always_at_one_backend(self):
+        before = self.callers()
+        # Letter case makes no other user.
+        logins = self.HASHED + [user.upper() for user in self.HASHED]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda user: self.lets_in("hashed", user, "shared-secret"), logins))
+        callers = self.callers()
+        for backend in ("blue", "green"):
+            here = sorted(callers[backend][len(before[backend]) :])
+            belong = sorted(user for user in self.HASHED if self.home(user) == backend)
+            self.assertEqual(here, sorted(belong * 2))
+            self.assertGreater(len(belong), 9, "spread over both")
+
+    def test_the_standby_steps_in_and_only_then(self):
+        self.lets_in("ordered", "ann", "shared-secret")
+        self.assertEqual(self.first.callers(), ["ann"])
+        self.assertNotIn("ann", self.callers()["green"])
+        self.first.stop()
+        self.lets_in("ordered", "bob", "shared-secret")
+        self.lets_in("ordered", "ann", "shared-secret")
+        self.assertEqual(self.callers()["green"].count("ann"), 1)
+        self.assertEqual(self.mailmux.metric('mailmux_backend_up{backend="first"}'), 0)
+
+    def test_mailmux_route_says_where_and_why(self):
+        blue, green = (f"127.0.0.1:{self.backends[name].port}" for name in ("blue", "green"))
+        own = "with the client's own credentials"
+        skipped = "route[0]: does not apply\nroute[1]: does not apply\n"
+        user = "User07@example.org"
+        ranked = sorted(("blue", "green"), key=lambda name: name != self.home(user))
+        states = "".join(f"group hashed: {name} (up, 0 sessions)\n" for name in ranked)
+        for words, found, expected in [
+            (["ann"], True, skipped + f'route[2]: lookup users knows the user\n=> backend blue ({blue}) as "ann", {own}\n'),
+            (["moved"], True, skipped + f'route[2]: lookup users knows the user\n=> backend green ({green}) as "moved.here", {own}\n'),
+            (["x@closed.example"], False, skipped + "route[2]: lookup users knows the user\nnologin: Closed.\n=> nowhere: rejected: Closed.\n"),
+            ([user], True, skipped + f"route[2]: lookup users does not know the user\nroute[3]: applies\n{states}"
+                f'=> backend {ranked[0]} of group hashed ({blue if ranked[0] == "blue" else green}) as "{user}", {own}\n'),
+            (["nobody"], False, skipped + "route[2]: lookup users does not know the user\nroute[3]: does not apply\n=> nowhere: no rule sends this user anywhere\n"),
+            (["bob", "--listener", "asked"], True, f'route[0]: lookup where knows the user\n=> backend green ({green}) as "bob", {own}\n'),
+            (["cid", "--listener", "asked"], False, "=> nowhere: refused by the source: Nobody of that name\n"),
+            (["eve", "--listener", "asked"], False, "=> nowhere: lookup where: 192.0.2.1 is neither a backend nor in this lookup's allow\n"),
+        ]:
+            with self.subTest(words):
+                self.assertEqual(self.mailmux.route(*words), (expected, 0 if found else 1))
+
+
+if __name__ == "__main__":
+    unittest.main()

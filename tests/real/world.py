@@ -82,7 +82,7 @@ class Dovecot:
         when that is in the log, all that came before is too."""
 
         def names():
-            return re.findall(r"imap-login: .*?: user=<(.*?)>, ", self.log())
+            return re.findall(r"imap-login: .*?: user=<([^>]+)>, ", self.log())
 
         before = names().count(WITNESS)
         connection = imaplib.IMAP4("127.0.0.1", self.port, timeout=WAIT)
