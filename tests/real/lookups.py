@@ -326,6 +326,7 @@ class Directory(Lookups):
             "starttls": (cls.slapd.url, "start_tls = true\n" + tls),
             "ldaps": (cls.slapd.ldaps_url, tls),
             "ldapi": (cls.slapd.ldapi_url, ""),
+            "shallow": (cls.slapd.url, 'scope = "base"'),
             "untrusted": (cls.slapd.ldaps_url, 'ca = "inside/ca.pem"'),
             "refused": (cls.slapd.url, ""),
             "mortal": (cls.mortal.url, 'timeout = "2s"\ncache = { ttl = "0s", negative_ttl = "0s" }'),
@@ -376,6 +377,7 @@ attributes = {{ mailHost = "backend", mailRoutingAddress = "user" }}
         self.refuses("clear", "both@example.org", "ann-imap", AWAY)
         self.refuses("clear", "dan", "dan-imap", AWAY)
         self.refuses("clear", "nobody", "ann-imap", WRONG)
+        self.refuses("shallow", "ann", "ann-imap", WRONG)
         self.assertEqual(self.callers(), before)
 
     def test_who_can_bind_is_let_in_by_a_master_user(self):

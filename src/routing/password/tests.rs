@@ -42,12 +42,12 @@ const HASHES: [(&str, &str); 22] = [
     // The specification of SHA-crypt: longer salts are cut, by those who make hashes too.
     (
         "Hello world!",
-        "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjlO/O817G3uBnIFNjnQJuesI68OTLiBFdcbYEdFCoEOfaS35inz1",
+        "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1",
     ),
-    ("Hello world!", "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc8"),
+    ("Hello world!", "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5"),
     (
         "a very much longer text to encrypt.  This one even stretches over morethan one line.",
-        "$5$rounds=1400$anotherlongsalts$Rx.j8H.h8HjEDGomFU8bDkm6m31zVzA12X3F0mJ0JE4",
+        "$5$rounds=1400$anotherlongsalts$Rx.j8H.h8HjEDGomFU8bDkXm3XIUnzyxf12oP84Bnq1",
     ),
     // hashlib, passlib
     ("correct horse", "$scrypt$ln=10,r=8,p=1$c2l4dGVlbiBieXRlcy4uLg$ZsnsjI93uJX9vBzqFaZjHNs0ElBI+WRjfkrq8Hpeam0"),
@@ -171,7 +171,7 @@ async fn work_waits_for_a_place_and_keeps_it_when_nobody_waits_for_it() {
     assert!(futures_are_pending(second.as_mut()).await);
     go.send(()).expect("heard");
     assert_eq!(second.await, Ok(2));
-    assert!(in_turn(&ONE, || panic!("by design")).await.map(|()| ()).is_err());
+    assert!(in_turn(&ONE, || panic!("by design")).await.is_err());
     assert_eq!(ONE.available_permits(), 1);
 }
 
