@@ -55,7 +55,7 @@ const HASHES: [(&str, &str); 22] = [
     // argon2's reference implementation: the version before 0x13 has no mark.
     ("password", "$argon2i$m=256,t=2,p=1$c29tZXNhbHQ$/U3YPXYsSb3q9XxHvc0MLxur+GP960kN9j7emXX8zwY"),
     ("password", "$argon2id$v=19$m=256,t=2,p=2$c29tZXNhbHQ$bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc"),
-    ("password", "$argon2i$v=19$m=256,t=2,p=2$c29tZXNhbHQ$tsEVYKap1h6scGt5ovl9aLRGOqOth+AMB+KwHpDFZPs"),
+    ("password", "$argon2i$v=19$m=256,t=2,p=2$c29tZXNhbHQ$T/XOJ2mh1/TIpJHfCdQan76Q5esCFVoT5MAeIM1Oq2E"),
 ];
 
 fn secret(bytes: &[u8]) -> Secret {
@@ -171,7 +171,7 @@ async fn work_waits_for_a_place_and_keeps_it_when_nobody_waits_for_it() {
     assert!(futures_are_pending(second.as_mut()).await);
     go.send(()).expect("heard");
     assert_eq!(second.await, Ok(2));
-    assert!(in_turn(&ONE, || panic!("by design")).await.is_err());
+    assert!(in_turn(&ONE, || panic!("by design")).await.map(|()| ()).is_err());
     assert_eq!(ONE.available_permits(), 1);
 }
 
@@ -186,7 +186,7 @@ proptest! {
     /// What is affordable is tried, so the parameters of these are small or absurd.
     #[test]
     fn nothing_panics(
-        prefix in prop_oneof!["", "\\{(ARGON2ID|CRYPT|BLF-CRYPT)\\}", "[{}A-Z0-9-]{0,8}"],
+        prefix in prop_oneof!["(\\{(ARGON2ID|CRYPT|BLF-CRYPT)\\})?", "[{}A-Z0-9-]{0,8}"],
         id in prop_oneof!["\\$(argon2id|argon2i|argon2d|scrypt|2[abxy]|[156])", "\\$[a-z0-9]{0,3}"],
         parameters in prop_oneof![
             Just("$v=19$m=8,t=1,p=1".to_owned()),
