@@ -130,7 +130,13 @@ impl Health {
     }
 
     /// Something failed, for the backend's sake. `user`: in whose login; `None`: in a probe.
-    pub(super) fn failed(&mut self, aspect: Aspect, user: Option<&UserName>, why: &str, now: Instant) -> Option<Change> {
+    pub(super) fn failed(
+        &mut self,
+        aspect: Aspect,
+        user: Option<&UserName>,
+        why: &str,
+        now: Instant,
+    ) -> Option<Change> {
         let was_up = self.is_up();
         let fall = self.fall.get();
         if aspect == Aspect::Login
@@ -207,7 +213,13 @@ mod tests {
         let site = config::Site { key: String::new(), span: 0..0 };
         let login = login.then(|| ("probe".to_owned(), config::At { value: "x".into(), site }));
         let interval = interval.map(Duration::from_secs);
-        Health::new(&config::Health { interval, timeout: Duration::from_secs(1), rise: count(2), fall: count(3), login })
+        Health::new(&config::Health {
+            interval,
+            timeout: Duration::from_secs(1),
+            rise: count(2),
+            fall: count(3),
+            login,
+        })
     }
 
     fn user(name: &str) -> UserName {
@@ -227,7 +239,11 @@ mod tests {
         assert_eq!(health.failed(Aspect::Reach, None, "three", now), Some(Change::Down("three".to_owned())));
         assert_eq!(health.failed(Aspect::Reach, None, "four", now), None);
         assert_eq!(health.succeeded(Aspect::Reach, now), None);
-        assert_eq!(health.failed(Aspect::Reach, None, "five", now), None, "one success between failures raises nothing");
+        assert_eq!(
+            health.failed(Aspect::Reach, None, "five", now),
+            None,
+            "one success between failures raises nothing"
+        );
         assert_eq!(health.succeeded(Aspect::Reach, now), None);
         let later = now + Duration::from_secs(9);
         assert_eq!(health.succeeded(Aspect::Reach, later), Some(Change::Up(Duration::from_secs(9))));
@@ -299,7 +315,8 @@ mod tests {
     fn by_the_book(history: &[bool]) -> bool {
         let mut up = true;
         for end in 1..=history.len() {
-            let last = |count: usize, what: bool| end >= count && history[end - count..end].iter().all(|ok| *ok == what);
+            let last =
+                |count: usize, what: bool| end >= count && history[end - count..end].iter().all(|ok| *ok == what);
             if up && last(3, false) {
                 up = false;
             } else if !up && last(2, true) {

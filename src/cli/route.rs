@@ -72,7 +72,8 @@ impl Route {
 
     /// Without a password nothing is checked; a certificate's owner has none either.
     fn login(&self) -> Result<Login, String> {
-        let user = UserName::new(self.user.as_bytes()).map_err(|_| "USER is empty or holds a line break\n".to_owned())?;
+        let user =
+            UserName::new(self.user.as_bytes()).map_err(|_| "USER is empty or holds a line break\n".to_owned())?;
         let (mechanism, credentials) = match &self.password_file {
             Some(file) => {
                 let password = secret_file::read(file).map_err(|error| format!("{error}\n"))?;

@@ -58,7 +58,11 @@ impl Link<Greeted> {
 }
 
 /// What happens on a fresh TCP connection.
-async fn set_up(mut tcp: TcpStream, backend: &Backend, caller: Option<&Caller<'_>>) -> Result<Link<Greeted>, LinkError> {
+async fn set_up(
+    mut tcp: TcpStream,
+    backend: &Backend,
+    caller: Option<&Caller<'_>>,
+) -> Result<Link<Greeted>, LinkError> {
     // Before everything else, TLS too.
     if let Some(version) = backend.config.proxy_protocol {
         let header = proxy_header(version, caller);

@@ -134,7 +134,8 @@ async fn a_certificate_that_does_not_verify_is_a_matter_of_configuration() {
 async fn a_backend_that_is_not_there_or_says_nothing_is_down() {
     let (listener, address) = listen().await;
     let silent = with(address, BackendTls::None, |_| ());
-    let error = Link::open(&silent, &dialling(&[]), Some(&caller()), Duration::from_millis(50)).await.expect_err("silence");
+    let error =
+        Link::open(&silent, &dialling(&[]), Some(&caller()), Duration::from_millis(50)).await.expect_err("silence");
     assert_eq!((error.kind, error.refusal), (Some(BackendError::Timeout), Refusal::BackendDown));
     drop(listener);
     let error = open(&silent).await.expect_err("nobody there");

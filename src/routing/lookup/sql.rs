@@ -12,7 +12,8 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlPool};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use sqlx::{
-    AssertSqlSafe, Column, ColumnIndex, ConnectOptions, Database, Decode, Encode, Executor, IntoArguments, Pool, Row, Type,
+    AssertSqlSafe, Column, ColumnIndex, ConnectOptions, Database, Decode, Encode, Executor, IntoArguments, Pool, Row,
+    Type,
 };
 use zeroize::Zeroizing;
 
@@ -56,9 +57,8 @@ impl Sql {
         // Mistakes in the query are found with any dialect.
         let dialect = database.as_ref().map_or(Dialect::Question, Kind::dialect);
         let query = Query::parse(&config.query.value, dialect);
-        let query = query
-            .map_err(|message| findings.push(Finding { site: Some(config.query.site.clone()), message }))
-            .ok();
+        let query =
+            query.map_err(|message| findings.push(Finding { site: Some(config.query.site.clone()), message })).ok();
         let (Some(database), Some(query)) = (database, query) else { return Err(findings) };
         Ok(Self { database, query, connections: config.connections.get() })
     }
@@ -162,9 +162,9 @@ where
     }
     let mut fields = Fields::default();
     for (index, column) in row.columns().iter().enumerate() {
-        if let Some(value) = column_text::<DB>(&row, index).map_err(|()| {
-            format!("column \"{}\" is neither text nor a number", escape(column.name().as_bytes()))
-        })? {
+        if let Some(value) = column_text::<DB>(&row, index)
+            .map_err(|()| format!("column \"{}\" is neither text nor a number", escape(column.name().as_bytes())))?
+        {
             fields.0.push((column.name().to_ascii_lowercase(), value));
         }
     }

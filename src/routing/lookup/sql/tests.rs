@@ -6,7 +6,8 @@ use super::*;
 use crate::config::{At, Site};
 
 const TABLE: &str = "CREATE TABLE users (name VARCHAR(200) PRIMARY KEY, host VARCHAR(100), port INTEGER, note TEXT)";
-const ROWS: &str = "INSERT INTO users VALUES ('ann@example.org', '10.0.0.1', 143, NULL), ('o''neil', 'mail.example.net', NULL, 'x'),
+const ROWS: &str =
+    "INSERT INTO users VALUES ('ann@example.org', '10.0.0.1', 143, NULL), ('o''neil', 'mail.example.net', NULL, 'x'),
     ('jörg@example.org', '10.0.0.3', 993, NULL)";
 
 fn at<T>(value: T) -> At<T> {
@@ -88,7 +89,8 @@ async fn postgres() {
         sqlx::query(statement).execute(&pool).await.expect("done");
     }
     the_same_everywhere(&url).await;
-    let boolean = sql(&url, "SELECT true AS ssl, 7::smallint AS port, NULL::int AS x WHERE 'x' = :user").expect("sound");
+    let boolean =
+        sql(&url, "SELECT true AS ssl, 7::smallint AS port, NULL::int AS x WHERE 'x' = :user").expect("sound");
     assert_eq!(ask(&boolean, b"x").await, Ok(pairs(&[("ssl", "yes"), ("port", "7")])));
     let odd = sql(&url, "SELECT now() AS host WHERE 'x' = :user").expect("sound");
     assert!(ask(&odd, b"x").await.expect_err("a date").contains("column \"host\""));
