@@ -85,17 +85,16 @@ impl Names {
     }
 
     async fn ask(&self, host: &str, port: u16) -> Result<Arc<[IpAddr]>, String> {
-        let answer = match &self.resolver {
-            Some(resolver) => match resolver.lookup_ip(host).await {
+        let answer = if let Some(resolver) = &self.resolver {
+            match resolver.lookup_ip(host).await {
                 Ok(found) => Ok(found.iter().collect::<Vec<_>>()),
                 // That there is no such name is an answer.
                 Err(error) if error.is_no_records_found() => return Err(format!("{host}: no such name")),
                 Err(error) => Err(error.to_string()),
-            },
-            None => {
-                let found = tokio::net::lookup_host((host, port)).await;
-                found.map(|found| found.map(|address| address.ip()).collect()).map_err(|error| error.to_string())
             }
+        } else {
+            let found = tokio::net::lookup_host((host, port)).await;
+            found.map(|found| found.map(|address| address.ip()).collect()).map_err(|error| error.to_string())
         };
         match answer {
             Ok(mut found) if !found.is_empty() => {
@@ -107,7 +106,7 @@ impl Names {
                 Ok(found)
             }
             Ok(_) => Err(format!("{host}: has no address")),
-            Err(why) => self.last.get(host).map(|last| Arc::clone(&last)).ok_or(format!("{host}: {why}")),
+            Err(why) => self.last.get(host).map(|last| Arc::clone(&last)).ok_or_else(|| format!("{host}: {why}")),
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::origin::Origin;
 use crate::secret_file;
 use crate::tls::Facts;
 
-pub use self::lookup::{Answer, Map, MapError, Place, Places};
+pub use self::lookup::{Answer, Host, Map, MapError, Place, Places};
 
 /// Who asks for a route, and from where.
 #[derive(Debug)]

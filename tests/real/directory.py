@@ -17,6 +17,8 @@ include /etc/ldap/schema/core.schema
 include /etc/ldap/schema/cosine.schema
 include /etc/ldap/schema/inetorgperson.schema
 include /etc/ldap/schema/misc.schema
+# As careless as some are: a bind without a password succeeds.
+allow bind_anon_cred
 modulepath /usr/lib/ldap
 moduleload back_mdb
 {tls}

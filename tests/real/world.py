@@ -3,6 +3,7 @@
 import imaplib
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -17,6 +18,8 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MAILMUX = os.environ["MAILMUX"]
 WAIT = 20
+# Who logs in at Dovecots directly.
+WITNESS = "witness"
 
 # user -> (backend, password)
 USERS = {
@@ -26,10 +29,21 @@ USERS = {
 }
 
 
+GIVEN_PORTS = set()
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody has, and that nobody will be given: not by the kernel, which has a range of its own for those who
+    ask for any, nor by us."""
+    while True:
+        port = random.randrange(10000, 32768)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                if port not in GIVEN_PORTS:
+                    GIVEN_PORTS.add(port)
+                    return port
+        except OSError:
+            pass
 
 
 def until(fact, what):
@@ -44,18 +58,38 @@ def until(fact, what):
 
 
 class Dovecot:
-    """A backend, started by the script that the quickstart uses."""
+    """A backend, started by the script that the quickstart uses. `masters` may act for its users."""
 
-    def __init__(self, folder, users, extra=""):
+    def __init__(self, folder, users, extra="", masters=None):
         self.folder = folder
         self.port = free_port()
+        self.extra = extra
         folder.mkdir()
-        (folder / "users").write_text("".join(f"{user}:{{PLAIN}}{password}\n" for user, password in users.items()))
-        command = [ROOT / "deploy/dovecot-backend", "start", folder, str(self.port)]
-        subprocess.run(command, input=extra.encode(), check=True)
+        for name, people in (("users", users | {WITNESS: WITNESS}), ("masters", masters)):
+            if people:
+                (folder / name).write_text("".join(f"{user}:{{PLAIN}}{word}\n" for user, word in people.items()))
+        self.start()
+
+    def start(self):
+        command = [ROOT / "deploy/dovecot-backend", "start", self.folder, str(self.port)]
+        subprocess.run(command, input=self.extra.encode(), check=True)
 
     def log(self):
         return (self.folder / "log").read_text(errors="replace")
+
+    def callers(self):
+        """Everybody who has logged in here or tried to, by the log, in its order. Somebody logs in without mailmux first:
+        when that is in the log, all that came before is too."""
+
+        def names():
+            return re.findall(r"imap-login: .*?: user=<([^>]+)>, ", self.log())
+
+        before = names().count(WITNESS)
+        connection = imaplib.IMAP4("127.0.0.1", self.port, timeout=WAIT)
+        connection.login(WITNESS, WITNESS)
+        connection.logout()
+        until(lambda: names().count(WITNESS) > before, "the witness in Dovecot's log")
+        return [name for name in names() if name != WITNESS]
 
     def maildir(self, user):
         return self.folder / "mail" / user / "Maildir"
@@ -96,6 +130,12 @@ class Mailmux:
     def metric(self, name):
         return self.metrics().get(name, 0)
 
+    def route(self, user, *words):
+        """What `mailmux route` says, and its exit code."""
+        command = [MAILMUX, "route", "--config", self.folder / "mailmux.toml", *words, user]
+        done = subprocess.run(command, capture_output=True, timeout=WAIT)
+        return (done.stdout + done.stderr).decode(), done.returncode
+
     def stop(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -121,7 +161,7 @@ class Case(unittest.TestCase):
     """Tests that share one world."""
 
     maxDiff = 2000
-    backend_settings = ""
+    masters = None
 
     @classmethod
     def setUpClass(cls):
@@ -131,8 +171,7 @@ class Case(unittest.TestCase):
         make_certificates(cls.folder, "mailmux test")
         cls.backends = {}
         for name in ("blue", "green"):
-            users = {user: password for user, (backend, password) in USERS.items() if backend == name}
-            cls.backends[name] = Dovecot(cls.folder / name, users)
+            cls.backends[name] = Dovecot(cls.folder / name, cls.people(name), masters=cls.masters)
             cls.addClassCleanup(cls.backends[name].stop)
         cls.imaps, cls.imap = free_port(), free_port()
         users_map = "".join(f"{user}\t{backend}\n" for user, (backend, _) in USERS.items())
@@ -142,11 +181,19 @@ class Case(unittest.TestCase):
         cls.tls = ssl.create_default_context(cafile=cls.folder / "ca.pem")
 
     @classmethod
-    def config(cls):
-        backends = "".join(
+    def people(cls, backend):
+        """The users of a backend, with their passwords."""
+        return {user: password for user, (home, password) in USERS.items() if home == backend}
+
+    @classmethod
+    def backend_sections(cls):
+        return "".join(
             f'[[backend]]\nname = "{name}"\naddress = "127.0.0.1:{backend.port}"\ntls = "none"\n'
             for name, backend in cls.backends.items()
         )
+
+    @classmethod
+    def config(cls):
         return f"""
 [[listener]]
 name = "imaps"
@@ -160,7 +207,7 @@ tls = "starttls"
 [[tls.certificate]]
 chain = "mail.pem"
 key = "mail.key"
-{backends}
+{cls.backend_sections()}
 [[lookup]]
 name = "users"
 type = "file"
@@ -189,9 +236,9 @@ logins_per_user = "off"
         except OSError:
             pass
 
-    def curl(self, user, url, *words):
+    def curl(self, user, url, *words, password=None):
         command = ["curl", "-sS", "--fail", "--max-time", str(WAIT), "--cacert", self.folder / "ca.pem"]
-        command += ["-u", f"{user}:{USERS[user][1]}", url, *words]
+        command += ["-u", f"{user}:{password or USERS[user][1]}", url, *words]
         done = subprocess.run(command, capture_output=True)
         self.assertEqual(done.returncode, 0, done.stderr.decode())
         return done.stdout.decode()

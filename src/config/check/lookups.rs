@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
+use ipnet::IpNet;
+
 use super::Check;
 use crate::config::file::{self, Line, LookupKind, MaybeCache, Section, Spanned, Written};
 use crate::config::{
-    Allow, At, Cache, DatabaseUrl, Group, HttpLookup, LdapLookup, LdapScope, Lookup, LookupSource, SqlLookup,
+    Allow, At, Cache, DatabaseUrl, Glob, Group, HttpLookup, LdapLookup, LdapScope, Lookup, LookupSource, SqlLookup,
 };
 
 /// Keys that only some kinds have, and the kinds that have them.
@@ -231,12 +233,10 @@ fn allow(keys: &file::Lookup, is_ours: impl Fn(&str) -> bool) -> Allow {
     let Some(list) = &keys.allow else { return Allow::default() };
     let mut allow = Allow { names: Some(Vec::new()), ..Allow::default() };
     for Line(text) in list.iter().map(|line| &line.value) {
-        if let Ok(network) = file::text(text) {
-            allow.networks.push(network);
-        } else if is_ours(text) {
-            allow.names.get_or_insert_default().push(text.clone());
-        } else if let Ok(pattern) = file::text(text) {
-            allow.hosts.push(pattern);
+        match file::text::<IpNet>(text) {
+            Ok(network) => allow.networks.push(network),
+            Err(_) if is_ours(text) => allow.names.get_or_insert_default().push(text.clone()),
+            Err(_) => allow.hosts.extend(file::text::<Glob>(text)),
         }
     }
     allow

@@ -95,9 +95,12 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         }
     }
 
-    /// Forgets what was kept under a key.
-    pub(super) fn forget(&self, key: &K) {
-        self.entries.remove(key);
+    /// Has the source asked next time. While it is down, what was kept serves on.
+    pub(super) fn outdate(&self, key: &K) {
+        if let Some(entry) = self.entries.get(key) {
+            let fresh_for = entry.fresh_for.min(entry.since.elapsed());
+            self.entries.insert(key.clone(), Entry { fresh_for, ..entry });
+        }
     }
 
     /// Forgets what was kept under such keys.
@@ -159,9 +162,9 @@ mod tests {
     use super::*;
 
     const TIMES: config::Cache = config::Cache {
-        ttl: Duration::from_secs(60),
+        ttl: Duration::from_mins(1),
         negative_ttl: Duration::from_secs(5),
-        stale: Duration::from_secs(600),
+        stale: Duration::from_mins(10),
         entries: 100,
     };
 
@@ -211,6 +214,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_doubts_an_answer_takes_it_from_nobody_while_the_source_is_down() {
+        let cache = cache();
+        assert_eq!(ask(&cache, Ok(Some(1))).await, Ok((Some(1), Way::Miss)));
+        advance(Duration::from_secs(10)).await;
+        cache.outdate(&"ann");
+        assert_eq!(ask(&cache, Err("down")).await, Ok((Some(1), Way::Stale)));
+        advance(PAUSE).await;
+        assert_eq!(ask(&cache, Ok(Some(2))).await, Ok((Some(2), Way::Miss)));
+        assert_eq!(ask(&cache, Ok(Some(3))).await, Ok((Some(2), Way::Hit)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_many_want_to_know_is_asked_once() {
         let (cache, asked) = (cache(), AtomicUsize::new(0));
         let one = || {
@@ -246,7 +261,7 @@ mod tests {
     async fn who_goes_away_while_asking_leaves_the_question_to_the_next() {
         let cache = cache();
         let slow = cache.answer(&"ann", Option::is_none, async {
-            sleep(Duration::from_secs(60)).await;
+            sleep(Duration::from_mins(1)).await;
             Ok(Some(1))
         });
         let gone = tokio::time::timeout(Duration::from_secs(1), slow);

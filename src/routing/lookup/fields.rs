@@ -225,7 +225,7 @@ impl<'f> Reader<'f> {
             return Err("a master user without pass=".to_owned());
         }
         if self.nologin {
-            let text = self.reason.map_or("Account is closed for logins.".to_owned(), printable);
+            let text = self.reason.map_or_else(|| "Account is closed for logins.".to_owned(), printable);
             self.answer.refused = Some(text);
         }
         Ok(self.answer)

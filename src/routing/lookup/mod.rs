@@ -27,6 +27,7 @@ use super::password;
 use crate::config::{self, Config, Finding, LookupSource};
 use crate::imap::{Credentials, Secret};
 use crate::metrics::{LookupMetrics, Metrics};
+use crate::tls::Verified;
 
 pub use self::fields::{Answer, Host, Place, Places};
 pub use self::file::{Map, MapError};
@@ -163,7 +164,8 @@ impl Lookup {
             && let Some(cache) = &self.cache
             && cache.age(&key).is_some_and(|age| age >= TOO_YOUNG)
         {
-            cache.forget(&key);
+            // Not forgotten: anybody could have that done to anybody while the source is down.
+            cache.outdate(&key);
             return self.verdict(self.kept(&key, asker, password).await?, password).await;
         }
         Ok(verdict)
@@ -178,7 +180,8 @@ impl Lookup {
     }
 
     async fn kept(&self, key: &Key, asker: &Asker<'_>, password: Option<&Secret>) -> Result<Kept, String> {
-        let asking = self.ask_source(asker, password);
+        // Sources are as large as their libraries make them.
+        let asking = Box::pin(self.ask_source(asker, password));
         let Some(cache) = &self.cache else { return asking.await };
         let negative = |kept: &Kept| !matches!(kept, Kept::Found(_));
         // The source's own time is bounded below that of the whole, so that there is some left for a stale answer.
@@ -262,7 +265,11 @@ impl Lookup {
         let mut key = asker.user().normalised().to_vec();
         if let Source::Http(_) = self.source {
             // A responder is told these. Names hold no NUL, and what follows has a fixed form.
-            let facts = (asker.origin.client.ip(), asker.origin.secure, method(asker));
+            let certificate = asker.tls.and_then(|tls| match &tls.client_certificate {
+                Verified::By(certificate) => Some(certificate.fingerprint.as_str()),
+                Verified::NotAsked | Verified::None => None,
+            });
+            let facts = (asker.origin.client.ip(), asker.origin.secure, method(asker), certificate);
             key.extend_from_slice(format!("\0{}\0{facts:?}\0", asker.listener).as_bytes());
             if let Some(password) = password {
                 key.extend_from_slice(hmac::sign(&self.secret, password.reveal()).as_ref());

@@ -35,6 +35,8 @@ impl Policy {
     /// What is wrong with it, for the log.
     pub(super) fn admit(&self, place: Place) -> Result<Place, String> {
         let place = match place {
+            // Where it stands is in the list; the name that it has here need not be.
+            Place::Host(host) if self.is_allowed(&host) => return Ok(self.known(host)),
             Place::Host(host) => self.known(host),
             place => place,
         };
@@ -42,11 +44,7 @@ impl Policy {
             Place::Backend(index) => self.names.0.get(*index),
             Place::Group(index) => self.names.1.get(*index),
             Place::Host(host) => {
-                return if self.is_allowed(host) {
-                    Ok(place)
-                } else {
-                    Err(format!("{} is neither a backend nor in this lookup's allow", host.name))
-                };
+                return Err(format!("{} is neither a backend nor in this lookup's allow", host.name));
             }
         };
         match (name, &self.allow.names) {
@@ -118,7 +116,7 @@ impl Host {
             let usual =
                 config::TlsClient { name: String::new(), roots: config::Roots::WebPki, client: None, verify: true };
             let mut client = client.unwrap_or(usual);
-            client.name = self.name.trim_end_matches('.').to_owned();
+            self.name.trim_end_matches('.').clone_into(&mut client.name);
             // The source alone cannot switch verification off, nor does it stay off for hosts that are to be verified.
             client.verify |= !self.any_certificate;
             client
@@ -147,5 +145,79 @@ impl Host {
         // Nobody probes it; logins tell.
         config.health.interval = None;
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Glob;
+
+    /// One backend, "backend" at 10.0.0.1:143, and this list.
+    fn policy(names: Option<&[&str]>, hosts: &[&str], networks: &[&str]) -> Policy {
+        let allow = Allow {
+            names: names.map(|names| names.iter().map(|&name| name.to_owned()).collect()),
+            hosts: hosts
+                .iter()
+                .map(|host| Glob(host.split('*').map(|piece| piece.as_bytes().into()).collect()))
+                .collect(),
+            networks: networks.iter().map(|network| network.parse().expect("a network")).collect(),
+        };
+        Policy::new(&allow, &Config::for_one_backend("10.0.0.1", 143))
+    }
+
+    fn host(name: &str, port: u16) -> Host {
+        Host { name: name.to_owned(), ..Host::at(([0, 0, 0, 0], port).into()) }
+    }
+
+    fn admitted(policy: &Policy, host: Host) -> Option<Place> {
+        policy.admit(Place::Host(host)).ok()
+    }
+
+    #[test]
+    fn without_a_list_only_what_the_configuration_names() {
+        let policy = policy(None, &[], &[]);
+        assert!(policy.admit(Place::Backend(0)).is_ok());
+        assert_eq!(admitted(&policy, host("10.0.0.1", 143)), Some(Place::Backend(0)), "the same in other words");
+        assert_eq!(admitted(&policy, host("::ffff:10.0.0.1", 143)), Some(Place::Backend(0)));
+        for other in [host("10.0.0.1", 144), host("10.0.0.2", 143), host("localhost", 143)] {
+            let error = policy.admit(Place::Host(other)).expect_err("not in the configuration");
+            assert!(error.ends_with("is neither a backend nor in this lookup's allow"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_all_there_is() {
+        let names = policy(Some(&["other"]), &[], &[]);
+        let error = names.admit(Place::Backend(0)).expect_err("not in the list");
+        assert_eq!(error, "backend is not in this lookup's allow");
+        assert!(admitted(&names, host("10.0.0.1", 143)).is_none());
+        assert!(policy(Some(&["backend"]), &[], &[]).admit(Place::Backend(0)).is_ok());
+    }
+
+    #[test]
+    fn a_network_holds_backends_and_others() {
+        let policy = policy(Some(&[]), &[], &["10.0.0.0/24", "2001:db8::/32"]);
+        assert_eq!(admitted(&policy, host("10.0.0.1", 143)), Some(Place::Backend(0)), "with its own settings");
+        assert!(admitted(&policy, host("10.0.0.2", 143)).is_some());
+        assert!(admitted(&policy, host("::ffff:10.0.0.2", 143)).is_some());
+        assert!(admitted(&policy, host("2001:db8::1", 993)).is_some());
+        for outside in ["10.0.1.1", "2001:db9::1", "mail.example.org", "10.0.0.2.example.org"] {
+            assert!(admitted(&policy, host(outside, 143)).is_none(), "{outside}");
+        }
+        assert!(policy.admit(Place::Backend(0)).is_err(), "by its name it was not listed");
+    }
+
+    #[test]
+    fn an_address_beside_a_name_must_be_listed_too() {
+        let policy = policy(Some(&[]), &["*.mail.example.org"], &["10.0.0.0/24"]);
+        let at = |name: &str, address: &str| Host { address: address.parse().ok(), ..host(name, 993) };
+        assert!(admitted(&policy, host("a.mail.example.org", 993)).is_some());
+        assert!(admitted(&policy, at("a.mail.example.org", "10.0.0.7")).is_some());
+        assert!(admitted(&policy, at("a.mail.example.org", "192.0.2.7")).is_none());
+        assert!(admitted(&policy, at("10.0.0.7", "192.0.2.7")).is_none());
+        assert!(admitted(&policy, host("a.mail.example.org.evil", 993)).is_none());
+        // Another address than the configuration's is no backend of it.
+        assert!(matches!(admitted(&policy, at("10.0.0.1", "10.0.0.7")), Some(Place::Host(_))));
     }
 }
