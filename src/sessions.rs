@@ -20,7 +20,7 @@ type Name = Box<[u8]>;
 #[derive(Debug, Default)]
 pub struct Sessions {
     users: DashMap<Name, User>,
-    /// Told whenever a place becomes free.
+    /// Told whenever a place becomes free, and whenever a login leaves a backend for another.
     freed: Notify,
 }
 
@@ -128,7 +128,7 @@ impl Sessions {
         self.users.get(&user.normalised()).map_or_else(Vec::new, |entry| ids(&entry))
     }
 
-    /// Waits until `is_done`, which is asked again each time a place has become free.
+    /// Waits until `is_done`, which is asked again each time a place has become free, or a backend was left.
     pub async fn until(&self, is_done: impl Fn(&Self) -> bool) {
         loop {
             // Registered before the question, so that nothing that happens behind it is missed.
@@ -162,6 +162,12 @@ impl Ticket {
     /// The backend it goes to is known now.
     pub fn bound_for(&self, backend: &Arc<Backend>) {
         *self.place.backend.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(backend));
+    }
+
+    /// It has left its backend, of which its [`crate::backend::Presence`] is gone already, and looks for another.
+    pub fn bound_nowhere(&self) {
+        *self.place.backend.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.sessions.freed.notify_waiters();
     }
 
     /// Hears when the session is to leave.

@@ -79,3 +79,6 @@ fn score(backend: &Backend, user: &[u8]) -> f64 {
     let drawn = ((head >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -f64::from(backend.config.weight.get()) / drawn.ln()
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,6 +104,8 @@ pub struct Backend {
     health: Mutex<Health>,
     trying: AtomicUsize,
     next_source: AtomicUsize,
+    // In one order for everybody (`SeqCst`): whoever comes is counted and then asks whether this one is being drained, and who
+    // drains it says so and then counts.
     draining: AtomicBool,
     sessions: AtomicUsize,
 }
@@ -135,23 +137,23 @@ impl Backend {
 
     /// Counts a session in.
     pub fn enter(self: &Arc<Self>) -> Presence {
-        self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.sessions.fetch_add(1, Ordering::SeqCst);
         Presence(Arc::clone(self))
     }
 
     /// How many sessions are there, or on their way.
     pub fn sessions(&self) -> usize {
-        self.sessions.load(Ordering::Relaxed)
+        self.sessions.load(Ordering::SeqCst)
     }
 
     /// Whether it gets no new sessions any more.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Says whether it gets new sessions.
     pub fn set_draining(&self, draining: bool) {
-        self.draining.store(draining, Ordering::Relaxed);
+        self.draining.store(draining, Ordering::SeqCst);
     }
 
     /// Whether users can be sent here now. One that is down gets one now and then, to find out whether it is back.
@@ -235,7 +237,7 @@ impl Backend {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.sessions.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

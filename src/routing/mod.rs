@@ -222,10 +222,16 @@ impl Router {
         // the name (`{domain}` of one without) ends the search all the same: the rule was meant for this user, and the next
         // one's backend is not to see the password because of that.
         let user = answer.user.or_else(|| rule.renamed(asker.user())).ok_or(NoRoute::Unmatched)?;
-        let (backend, group) = match answer.place {
-            None => return Err(NoRoute::LookupFailed("the answer names no backend".to_owned())),
-            Some(Place::Backend(index)) => (self.backends.get(index).cloned(), None),
-            Some(Place::Group(index)) => {
+        let moved = self.moved.get(&asker.user().normalised()).map(|backend| Arc::clone(&backend));
+        let (backend, group) = match (moved, answer.place) {
+            // Before a group is asked, which may have nobody left.
+            (Some(moved), _) => {
+                tell(format!("was moved by hand to {}", moved.config.name));
+                (Some(moved), None)
+            }
+            (None, None) => return Err(NoRoute::LookupFailed("the answer names no backend".to_owned())),
+            (None, Some(Place::Backend(index))) => (self.backends.get(index).cloned(), None),
+            (None, Some(Place::Group(index))) => {
                 let group = self.groups.get(index).ok_or(NoRoute::Unmatched)?;
                 for backend in group.ranked(&asker.user().normalised()) {
                     tell(format!("group {}: {}", group.name, backend.condition()));
@@ -233,17 +239,10 @@ impl Router {
                 let chosen = group.choose(&asker.user().normalised()).cloned();
                 (Some(chosen.ok_or_else(|| NoRoute::GroupDown(group.name.clone()))?), Some(Arc::clone(group)))
             }
-            Some(Place::Host(host)) => {
+            (None, Some(Place::Host(host))) => {
                 let hosts = lookup.and_then(|index| self.hosts.get(index)).ok_or(NoRoute::Unmatched)?;
                 (Some(hosts.backend(&host).map_err(NoRoute::LookupFailed)?), None)
             }
-        };
-        let (backend, group) = match self.moved.get(&asker.user().normalised()) {
-            Some(moved) => {
-                tell(format!("was moved by hand to {}", moved.config.name));
-                (Some(Arc::clone(&moved)), None)
-            }
-            None => (backend, group),
         };
         let given = answer.password.map(|password| match answer.master {
             Some(user) => rule::Given::Master(user, password),

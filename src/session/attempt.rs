@@ -177,6 +177,13 @@ impl<'a> Attempt<'a> {
             let backend = Arc::clone(&route.backend);
             let presence = backend.enter();
             ticket.bound_for(&backend);
+            // Asked once we are counted and named, so that who drains it either sees us here or is seen by us.
+            if backend.is_draining() {
+                drop(presence);
+                ticket.bound_nowhere();
+                self.choose_again(&mut route)?;
+                continue;
+            }
             let (error, client_took_part) = match self.try_once(&route, dialogue, &mut budget).await {
                 Ok((link, welcome)) => return Ok((link, welcome, route, presence)),
                 Err(Failed::Client(stop)) => return Err(stop),
@@ -201,13 +208,21 @@ impl<'a> Attempt<'a> {
             }
             backend.metrics.retried();
             drop(presence);
+            ticket.bound_nowhere();
             sleep(pause).await;
             // Another member, if by now this one is known to be down.
-            if let Some(group) = &route.group {
-                let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user);
-                route.backend = Arc::clone(group.choose(&mailbox.normalised()).ok_or(Refusal::BackendDown)?);
+            if route.group.is_some() {
+                self.choose_again(&mut route)?;
             }
         }
+    }
+
+    /// Another member of the route's group, or the same; without a group there is only the one.
+    fn choose_again(&self, route: &mut Route) -> Result<(), Refusal> {
+        let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user);
+        let chosen = route.group.as_ref().and_then(|group| group.choose(&mailbox.normalised()).cloned());
+        route.backend = chosen.ok_or(Refusal::BackendDown)?;
+        Ok(())
     }
 
     /// One try. `budget` is the backend's time: what the client takes to answer a challenge is added to it.

@@ -57,19 +57,20 @@ impl Backend {
 
     /// Lets everybody in who calls, for as long as the test lasts, and then says everything back.
     pub fn echo_for_ever(self) {
+        self.each_call(|mut call| async move {
+            call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] friendly\r\n").await;
+            call.hear_command().await;
+            call.say(format!("{} OK [CAPABILITY IMAP4rev1 IDLE] in\r\n", call.tag).as_bytes()).await;
+            let (mut read, mut write) = call.tcp.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+    }
+
+    /// Deals with each call in a task of its own, for as long as the test lasts.
+    pub fn each_call<F: Future<Output = ()> + Send + 'static>(self, deal: impl Fn(Call) -> F + Send + 'static) {
         tokio::spawn(async move {
-            loop {
-                let (mut call, ()) = {
-                    let Ok((tcp, _)) = self.socket.accept().await else { return };
-                    (Call { tcp, tag: String::new() }, ())
-                };
-                tokio::spawn(async move {
-                    call.say(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] friendly\r\n").await;
-                    call.hear_command().await;
-                    call.say(format!("{} OK [CAPABILITY IMAP4rev1 IDLE] in\r\n", call.tag).as_bytes()).await;
-                    let (mut read, mut write) = call.tcp.split();
-                    let _ = tokio::io::copy(&mut read, &mut write).await;
-                });
+            while let Ok((tcp, _)) = self.socket.accept().await {
+                tokio::spawn(deal(Call { tcp, tag: String::new() }));
             }
         });
     }

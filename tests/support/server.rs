@@ -7,6 +7,7 @@ use std::path::Path;
 use mailmux::config::Config;
 use mailmux::process::Phase;
 use mailmux::server::Server;
+use mailmux::steer::Steering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -19,6 +20,7 @@ pub struct Running {
     pub addresses: HashMap<String, SocketAddr>,
     pub admin: SocketAddr,
     pub phase: watch::Sender<Phase>,
+    pub steering: Steering,
     task: JoinHandle<()>,
 }
 
@@ -42,9 +44,10 @@ impl Running {
         let server = Server::build(config).unwrap_or_else(|findings| panic!("{findings:?}"));
         let addresses = server.addresses().into_iter().collect();
         let admin = server.admin_address().expect("an admin port");
+        let steering = server.steering();
         let (phase, watching) = watch::channel(Phase::Running);
         let task = tokio::spawn(server.run(watching));
-        Self { addresses, admin, phase, task }
+        Self { addresses, admin, phase, steering, task }
     }
 
     /// The address of a listener.

@@ -45,5 +45,6 @@ mod process;
 mod proxy;
 mod relay;
 mod routing;
+mod steering;
 mod tls;
 mod transcripts;
