@@ -12,6 +12,9 @@
 //! [`imap::Login`] (who asks, and with what), [`stream::Buffered`] (a stream and what was already read of it),
 //! [`backend::Route`] (where to, and how to log in there), [`outcome`] (how a login is refused, how a session ends).
 //!
+//! Around the journey: [`probe`] looks after backends, [`sessions`] knows who is in, [`steer`] is what operators do to a
+//! running server (drain, hold, move, kick); [`server`] puts everything together.
+//!
 //! Three rooms import no other: [`imap`] (the protocol, without I/O, clock or configuration), [`stream`] and [`config`].
 //! `tests/layering.rs` holds the arrows and the one home of each outside crate, and fails when a file breaks them.
 //!
@@ -51,6 +54,7 @@ pub mod session;
 pub mod sessions;
 pub mod server;
 pub mod steer;
+pub mod probe;
 pub mod process;
 pub mod admin;
 pub mod cli;

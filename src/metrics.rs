@@ -56,6 +56,7 @@ pub struct Metrics {
     backend_connect_seconds: HistogramVec,
     backend_errors: IntCounterVec,
     backend_retries: IntCounterVec,
+    backend_probes: IntCounterVec,
     limited: IntCounterVec,
     lookup_seconds: HistogramVec,
     lookup_cache: IntCounterVec,
@@ -94,6 +95,7 @@ pub struct BackendMetrics {
     to_backend: IntCounter,
     to_client: IntCounter,
     errors: IntCounterVec,
+    probes: IntCounterVec,
     name: Arc<str>,
 }
 
@@ -245,6 +247,11 @@ impl Metrics {
                 "Logins tried once more because the backend failed.",
                 &["backend"],
             )?,
+            backend_probes: counters(
+                "mailmux_backend_probes_total",
+                "Probes of backends by how they ended.",
+                &["backend", "outcome"],
+            )?,
             limited: counters("mailmux_limited_total", "Connections and logins refused by a limit.", &["limit"])?,
             lookup_seconds: histograms(
                 "mailmux_lookup_seconds",
@@ -323,6 +330,9 @@ impl Metrics {
         for kind in BACKEND_ERRORS {
             self.backend_errors.with_label_values(&[name, kind]);
         }
+        for outcome in ["ok", "failed"] {
+            self.backend_probes.with_label_values(&[name, outcome]);
+        }
         let up = self.backend_up.with_label_values(&[name]);
         // Nothing is known against it yet.
         up.set(1);
@@ -337,6 +347,7 @@ impl Metrics {
             to_backend: self.relay_bytes.with_label_values(&[name, "to_backend"]),
             to_client: self.relay_bytes.with_label_values(&[name, "to_client"]),
             errors: self.backend_errors.clone(),
+            probes: self.backend_probes.clone(),
             name: name.into(),
         }
     }
@@ -448,6 +459,11 @@ impl BackendMetrics {
     /// A logged-in session has ended.
     pub fn session_ended(&self, lasted: Duration) {
         self.session_seconds.observe(lasted.as_secs_f64());
+    }
+
+    /// A probe ended: `ok` or `failed`.
+    pub fn probed(&self, outcome: &'static str) {
+        self.probes.with_label_values(&[&self.name, outcome]).inc();
     }
 
     /// A login is tried once more.

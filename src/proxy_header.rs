@@ -79,6 +79,11 @@ pub fn encode_v1(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
 }
 
+/// A header that says that we speak for ourselves.
+pub fn encode_local(is_v2: bool) -> Vec<u8> {
+    if is_v2 { [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat() } else { b"PROXY UNKNOWN\r\n".to_vec() }
+}
+
 /// A version 2 header. `secure`: the client came over TLS; `server_name`: what it sent as SNI.
 pub fn encode_v2(source: SocketAddr, destination: SocketAddr, secure: bool, server_name: Option<&str>) -> Vec<u8> {
     let mut rest = Vec::with_capacity(64);

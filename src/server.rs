@@ -17,10 +17,12 @@ use crate::backend::Backend;
 use crate::config::{self, Config, Finding, ListenerTls};
 use crate::imap::{Mechanism, Secret};
 use crate::limits::Limits;
+use crate::link::{Dialling, Names};
 use crate::listener::Bound;
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::origin::Origin;
 use crate::outcome::Limit;
+use crate::probe::Prober;
 use crate::process::Phase;
 use crate::routing::Router;
 use crate::secret_file;
@@ -39,6 +41,7 @@ pub struct Plan {
     config: Config,
     metrics: Arc<Metrics>,
     router: Router,
+    probers: Vec<Prober>,
     acceptor: Option<Acceptor>,
     admin_token: Option<Secret>,
     self_signed: Option<String>,
@@ -49,6 +52,7 @@ pub struct Plan {
 pub struct Server {
     state: Arc<State>,
     doors: Vec<(Bound, Arc<Door>)>,
+    probers: Vec<Prober>,
     admin: Option<(TcpListener, SocketAddr, Option<Secret>)>,
     self_signed: Option<String>,
 }
@@ -62,8 +66,7 @@ pub struct State {
     /// There when a listener speaks TLS.
     pub(crate) acceptor: Option<Acceptor>,
     pub(crate) timeouts: config::Timeouts,
-    /// Our own listeners, which are never dialled.
-    pub(crate) own_addresses: Vec<SocketAddr>,
+    pub(crate) dialling: Arc<Dialling>,
     pub(crate) refusals: Grid,
     /// Whether clients are asked for certificates.
     pub(crate) asks_for_certificates: bool,
@@ -91,11 +94,13 @@ impl Plan {
         let acceptor = collect(&mut findings, load_acceptor(&config, &metrics, &mut warnings, &mut self_signed));
         let backends = collect(&mut findings, load_backends(&config, &metrics));
         // Without its backends, what else is wrong with the routes is found all the same.
-        let router = collect(&mut findings, Router::new(&config, backends.unwrap_or_default(), &metrics));
+        let backends = backends.unwrap_or_default();
+        let probers = collect(&mut findings, load_probers(&backends)).unwrap_or_default();
+        let router = collect(&mut findings, Router::new(&config, backends, &metrics));
         let admin_token = collect(&mut findings, load_admin_token(&config));
         match (acceptor, router, admin_token) {
             (Some(acceptor), Some(router), Some(admin_token)) if findings.is_empty() => {
-                Ok(Self { config, metrics, router, acceptor, admin_token, self_signed, warnings })
+                Ok(Self { config, metrics, router, probers, acceptor, admin_token, self_signed, warnings })
             }
             _ => Err(findings),
         }
@@ -116,7 +121,7 @@ impl Plan {
     /// # Errors
     /// Every address that cannot be bound. Must be called within a runtime.
     pub fn bind(self) -> Result<Server, Vec<Finding>> {
-        let Self { config, metrics, router, acceptor, admin_token, self_signed, .. } = self;
+        let Self { config, metrics, router, probers, acceptor, admin_token, self_signed, .. } = self;
         let mut findings = Vec::new();
         let mut doors = Vec::new();
         for listener in &config.listeners {
@@ -133,19 +138,20 @@ impl Plan {
         }
         let limits = Limits::new(&config.limits)
             .map_err(|_| vec![general("there is no randomness on this machine".to_owned())])?;
+        let own = doors.iter().map(|(bound, _)| bound.local_addr()).collect();
         let state = State {
             router,
             limits: Arc::new(limits),
             admission: Arc::new(Admission::new(&config.limits)),
             acceptor,
-            own_addresses: doors.iter().map(|(bound, _)| bound.local_addr()).collect(),
+            dialling: Arc::new(Dialling { names: names(&config), own }),
             refusals: Grid::new(config.timeouts.refusal_grid),
             asks_for_certificates: !matches!(config.tls.client_auth, config::ClientAuth::Off),
             sessions: Arc::default(),
             timeouts: config.timeouts,
             metrics,
         };
-        Ok(Server { state: Arc::new(state), doors, admin, self_signed })
+        Ok(Server { state: Arc::new(state), doors, probers, admin, self_signed })
     }
 }
 
@@ -202,6 +208,8 @@ impl Server {
                 state.admission.sweep();
             }
         });
+        let probes: Vec<_> =
+            self.probers.into_iter().map(|prober| spawn(prober.run(Arc::clone(&self.state.dialling)))).collect();
         let stopped = tokio::select! {
             _ = all_gone.recv() => false,
             _ = phase.wait_for(|phase| *phase == Phase::Stopped) => true,
@@ -210,6 +218,7 @@ impl Server {
             warn!("some sessions did not end when told to; leaving them behind");
         }
         sweeper.abort();
+        probes.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
@@ -299,6 +308,23 @@ fn load_backends(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<Backend>>
         }
     }
     if findings.is_empty() { Ok(backends) } else { Err(findings) }
+}
+
+/// For the backends that are to be probed.
+fn load_probers(backends: &[Arc<Backend>]) -> Result<Vec<Prober>, Vec<Finding>> {
+    let mut findings = Vec::new();
+    let probed = backends.iter().filter(|backend| backend.config.health.interval.is_some());
+    let loaded = probed.map(|backend| Prober::new(backend).map_err(|finding| vec![finding]));
+    let probers = loaded.filter_map(|prober| collect(&mut findings, prober)).collect();
+    if findings.is_empty() { Ok(probers) } else { Err(findings) }
+}
+
+/// DNS, or without it what the system has.
+fn names(config: &Config) -> Names {
+    Names::new(&config.server.name_servers).unwrap_or_else(|why| {
+        warn!(why, "the system's settings for DNS cannot be used; its library is asked instead, for each link anew");
+        Names::by_the_system()
+    })
 }
 
 fn bind_admin(admin: &config::Admin) -> Result<(TcpListener, SocketAddr), Vec<Finding>> {

@@ -69,16 +69,13 @@ impl Sessions {
         loop {
             let (until, mut released) = {
                 let mut entry = self.users.entry(user.clone()).or_default();
-                match entry.hold.as_ref().filter(|hold| hold.until > Instant::now()) {
-                    Some(hold) => (hold.until, hold.released.subscribe()),
-                    None => {
-                        let place =
-                            Place { id: id.to_owned(), backend: Mutex::new(None), leave: watch::channel(None).0 };
-                        let place = Arc::new(place);
-                        entry.places.push(Arc::clone(&place));
-                        return Ticket { sessions: Arc::clone(self), user: user.clone(), place };
-                    }
-                }
+                let Some(hold) = entry.hold.as_ref().filter(|hold| hold.until > Instant::now()) else {
+                    let place = Place { id: id.to_owned(), backend: Mutex::new(None), leave: watch::channel(None).0 };
+                    let place = Arc::new(place);
+                    entry.places.push(Arc::clone(&place));
+                    return Ticket { sessions: Arc::clone(self), user: user.clone(), place };
+                };
+                (hold.until, hold.released.subscribe())
             };
             // An error says that the hold is over; so does time.
             let _ = tokio::time::timeout_at(until, released.changed()).await;
@@ -198,7 +195,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_held_user_waits_and_others_do_not() {
         let sessions = Arc::new(Sessions::default());
-        sessions.hold(&ann(), Duration::from_secs(60));
+        sessions.hold(&ann(), Duration::from_mins(1));
         let bob = UserName::new(&b"bob"[..]).expect("a name");
         let _bob = sessions.enter(&bob, "1").await;
         assert!(timeout(Duration::from_secs(5), sessions.enter(&ann(), "2")).await.is_err());
@@ -215,10 +212,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_hold_that_nobody_releases_ends() {
         let sessions = Arc::new(Sessions::default());
-        sessions.hold(&ann(), Duration::from_secs(60));
+        sessions.hold(&ann(), Duration::from_mins(1));
         let began = Instant::now();
         let _ticket = sessions.enter(&ann(), "1").await;
-        assert_eq!(began.elapsed(), Duration::from_secs(60));
+        assert_eq!(began.elapsed(), Duration::from_mins(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -58,6 +58,20 @@ fn the_first_configuration_of_the_readme_loads() {
     assert_eq!(findings(text, "README.md"), "");
 }
 
+/// What the README shows of routing, among what it needs around it.
+#[test]
+fn the_readmes_routing_loads() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("## Where users go").expect("a chapter");
+    let (_, rest) = rest.split_once("```toml\n").expect("a configuration");
+    let (text, _) = rest.split_once("```").expect("its end");
+    let mut whole = "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:1143\"\ntls = \"none\"\n".to_owned();
+    for name in ["blue", "green", "red"] {
+        whole.extend(["[[backend]]\nname = \"", name, "\"\naddress = \"192.0.2.1:143\"\ntls = \"none\"\n"]);
+    }
+    assert_eq!(findings(&(whole + text), "README.md"), "");
+}
+
 #[test]
 fn every_mistake_is_shown_with_its_place() {
     for path in files("tests/config/invalid") {

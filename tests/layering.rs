@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room (a file or folder in `src/`) and what it may import of the others.
-const ROOMS: [(&str, &[&str]); 28] = [
+const ROOMS: [(&str, &[&str]); 29] = [
     // Below everything. `imap` knows one thing outside: the closed list of how a session ends.
     ("imap", &["outcome"]),
     ("stream", &[]),
@@ -31,6 +31,7 @@ const ROOMS: [(&str, &[&str]); 28] = [
     ("sessions", &["backend", "imap", "outcome", "random"]),
     ("routing", &["backend", "config", "imap", "metrics", "network", "origin", "secret_file", "tls"]),
     ("link", &["backend", "config", "imap", "metrics", "outcome", "proxy_header", "random", "stream", "tls"]),
+    ("probe", &["backend", "config", "imap", "link", "random", "secret_file"]),
     ("relay", &["outcome", "process"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
     // Those who know the others.
@@ -68,10 +69,12 @@ const ROOMS: [(&str, &[&str]); 28] = [
             "config",
             "imap",
             "limits",
+            "link",
             "listener",
             "metrics",
             "origin",
             "outcome",
+            "probe",
             "process",
             "routing",
             "secret_file",
@@ -87,7 +90,14 @@ const ROOMS: [(&str, &[&str]); 28] = [
 ];
 
 /// An outside crate and the files or folders that may name it.
-const HOMES: [(&str, &[&str]); 27] = [
+const HOMES: [(&str, &[&str]); 34] = [
+    ("hickory_resolver", &["link/resolve.rs"]),
+    ("quick_cache", &["routing/lookup/cache.rs"]),
+    ("sqlx", &["routing/lookup/sql.rs", "routing/lookup/sql/"]),
+    ("argon2", &["routing/password.rs"]),
+    ("bcrypt", &["routing/password.rs"]),
+    ("scrypt", &["routing/password.rs"]),
+    ("sha_crypt", &["routing/password.rs"]),
     ("tokio_rustls", &["tls/"]),
     ("rustls", &["tls/"]),
     ("webpki_roots", &["tls/connect.rs"]),
@@ -97,7 +107,7 @@ const HOMES: [(&str, &[&str]); 27] = [
     ("aws_lc_rs", &["tls/", "limits.rs", "random.rs", "admin/", "backend/group.rs", "routing/lookup/"]),
     ("imap_proto", &["imap/response.rs"]),
     ("base64", &["imap/sasl/"]),
-    ("dashmap", &["tally.rs", "tally/", "limits.rs", "sessions.rs", "routing/"]),
+    ("dashmap", &["tally.rs", "tally/", "limits.rs", "sessions.rs", "routing/", "link/resolve.rs"]),
     ("governor", &["tally/"]),
     ("prometheus", &["metrics.rs"]),
     ("axum", &["admin/"]),

@@ -87,6 +87,10 @@ fn theirs(text: &[u8]) -> Option<Said> {
     Some(said(command.tag.as_ref().as_bytes(), &name, strings, text.len() - rest.len()))
 }
 
+/// Words that begin a line of another protocol and end the session, although they could be tags.
+const VERBS: [&[u8]; 10] =
+    [b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH", b"TRACE", b"PROXY"];
+
 /// Why the two readers may differ on this text; `None` is a fault.
 fn known(text: &[u8], we: Option<&Said>, they: Option<&Said>) -> Option<&'static str> {
     match (we, they) {
@@ -102,6 +106,7 @@ fn known(text: &[u8], we: Option<&Said>, they: Option<&Said>) -> Option<&'static
         (None, Some(theirs)) if theirs.tag.iter().any(|byte| b"<>&".contains(byte)) => {
             Some("a tag is sent back, perhaps to a browser")
         }
+        (None, Some(theirs)) if VERBS.contains(&theirs.tag.as_slice()) => Some("a browser was sent here"),
         (None, Some(theirs)) if theirs.used > LINE_MAX => Some("a command is bounded"),
         (None, Some(theirs)) if text[..theirs.used].ends_with(b" \r\n") && theirs.name.starts_with("AUTHENTICATE ") => {
             Some("an empty initial response is written \"=\" (RFC 4959 section 3)")
@@ -219,7 +224,8 @@ fn the_known_differences_are_there() {
     let many = format!("a ID ({})\r\n", vec!["\"k\" NIL"; 31].join(" "));
     let wider: [&[u8]; 4] =
         [b"a NOOP\n", b"a LOGIN ann \"\xe4\"\r\n", b"a LOGIN ann \xe4\r\n", b"a LOGIN ann {1}\r\n\0\r\n"];
-    let narrower: [&[u8]; 7] = [
+    let narrower: [&[u8]; 8] = [
+        b"PUT CAPABILITY\r\n",
         long_tag.as_bytes(),
         b"<b> NOOP\r\n",
         long_line.as_bytes(),

@@ -1,14 +1,16 @@
-//! The backends, shared by all sessions, and the answer of routing: a [`Route`]. `group.rs` chooses among several. Not
-//! here: IMAP text, sockets.
+//! The backends, shared by all sessions, and the answer of routing: a [`Route`]. `group.rs` chooses among several,
+//! `health.rs` says whether one is well. Not here: IMAP text, sockets.
 
 mod group;
+mod health;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::config::{self, MasterForm};
 use crate::imap::{Secret, UserName};
@@ -16,8 +18,10 @@ use crate::metrics::BackendMetrics;
 use crate::tls::Connector;
 
 pub use group::Group;
+pub use health::Aspect;
+use health::{Change, Health};
 
-/// A backend that has only failed for so long is not waited for while somebody else is already trying it.
+/// A backend that is down for so long is not waited for while somebody else is already trying it.
 const FAILS_AT_ONCE_AFTER: Duration = Duration::from_secs(30);
 
 /// Where one login goes, and as whom.
@@ -33,8 +37,6 @@ pub struct Route {
     pub login: LoginAs,
     /// The mechanism to use there, where a lookup prescribes one.
     pub prescribed: Option<Prescribed>,
-    /// The address to dial from, where a lookup gives one.
-    pub source: Option<IpAddr>,
     /// How long the login there may take, where a lookup says so.
     pub budget: Option<Duration>,
 }
@@ -42,7 +44,7 @@ pub struct Route {
 impl Route {
     /// To this backend, with nothing prescribed.
     pub fn new(backend: Arc<Backend>, user: UserName, login: LoginAs) -> Self {
-        Self { backend, group: None, user, login, prescribed: None, source: None, budget: None }
+        Self { backend, group: None, user, login, prescribed: None, budget: None }
     }
 }
 
@@ -99,8 +101,7 @@ pub struct Backend {
     pub connector: Option<Connector>,
     /// Its metrics.
     pub metrics: BackendMetrics,
-    /// The first failure since the last success.
-    failing_since: Mutex<Option<Instant>>,
+    health: Mutex<Health>,
     trying: AtomicUsize,
     next_source: AtomicUsize,
     draining: AtomicBool,
@@ -118,11 +119,13 @@ pub struct Attempt<'a>(&'a Backend);
 impl Backend {
     /// A backend of which nothing is known yet.
     pub fn new(config: config::Backend, connector: Option<Connector>, metrics: BackendMetrics) -> Self {
+        let health = Mutex::new(Health::new(&config.health));
+        metrics.set_up(true);
         Self {
             config,
             connector,
             metrics,
-            failing_since: Mutex::new(None),
+            health,
             trying: AtomicUsize::new(0),
             next_source: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -151,48 +154,72 @@ impl Backend {
         self.draining.store(draining, Ordering::Relaxed);
     }
 
-    /// Whether users can be sent here now.
+    /// Whether users can be sent here now. One that is down gets one now and then, to find out whether it is back.
     pub fn takes_users(&self) -> bool {
-        !self.is_draining() && self.is_up()
+        if self.is_draining() {
+            return false;
+        }
+        let mut health = self.health();
+        health.is_up() || health.claim_trial(Instant::now())
     }
 
     /// How it is, for people.
     pub fn condition(&self) -> String {
         let sessions = self.sessions();
-        let state = match (self.is_draining(), self.is_up()) {
-            (true, _) => "draining",
-            (false, true) => "up",
-            (false, false) => "down",
-        };
-        format!("{} ({state}, {sessions} sessions)", self.config.name)
+        let draining = if self.is_draining() { "draining, " } else { "" };
+        format!("{}: {draining}{}, {sessions} sessions", self.config.name, self.health())
     }
 
-    /// Whether it answers, as far as is known.
+    /// Whether it is well, as far as is known.
     pub fn is_up(&self) -> bool {
-        self.failing().is_none()
+        self.health().is_up()
     }
 
-    /// Begins an attempt; `None` when the backend has failed for half a minute and somebody is already finding out
+    /// Begins an attempt; `None` when the backend is down for half a minute and somebody is already finding out
     /// whether it is back, so that a dead backend does not make every client wait.
     pub fn attempt(&self) -> Option<Attempt<'_>> {
-        let failing = self.failing().is_some_and(|since| since.elapsed() >= FAILS_AT_ONCE_AFTER);
-        if self.trying.fetch_add(1, Ordering::Relaxed) > 0 && failing {
+        let is_lost = self.health().down_since().is_some_and(|since| since.elapsed() >= FAILS_AT_ONCE_AFTER);
+        if self.trying.fetch_add(1, Ordering::Relaxed) > 0 && is_lost {
             self.trying.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         Some(Attempt(self))
     }
 
-    /// The backend answered.
-    pub fn succeeded(&self) {
-        self.metrics.set_up(true);
-        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Something with it went well.
+    pub fn succeeded(&self, aspect: Aspect) {
+        let change = self.health().succeeded(aspect, Instant::now());
+        self.note(change);
     }
 
-    /// The backend failed.
-    pub fn failed(&self) {
-        self.metrics.set_up(false);
-        self.failing_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    /// Something failed, for the backend's sake; `why` is for the log. `user`: in whose login; `None`: in a probe.
+    pub fn failed(&self, aspect: Aspect, user: Option<&UserName>, why: &str) {
+        let change = self.health().failed(aspect, user, why, Instant::now());
+        self.note(change);
+    }
+
+    /// How long to wait until it is probed next; `None`: it is not.
+    pub fn until_probe(&self) -> Option<Duration> {
+        self.health().until_probe()
+    }
+
+    fn note(&self, change: Option<Change>) {
+        let backend = self.config.name.as_str();
+        match change {
+            Some(Change::Up(after)) => {
+                self.metrics.set_up(true);
+                info!(backend, after = after.as_secs(), "backend is up again");
+            }
+            Some(Change::Down(why)) => {
+                self.metrics.set_up(false);
+                warn!(backend, why, "backend is down");
+            }
+            None => {}
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The local address to dial from next, of the family wanted; `None`: the kernel's choice.
@@ -203,10 +230,6 @@ impl Backend {
             return None;
         }
         fitting().nth(self.next_source.fetch_add(1, Ordering::Relaxed) % count).copied()
-    }
-
-    fn failing(&self) -> Option<Instant> {
-        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

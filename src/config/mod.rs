@@ -107,6 +107,8 @@ pub struct Server {
     pub workers: usize,
     /// How long a stop waits for sessions.
     pub drain_timeout: Duration,
+    /// Who is asked for names; empty: those of the system.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// One `[[listener]]`.

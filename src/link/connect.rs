@@ -13,7 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::wire::{Answer, Aside, Keep, Wire, capabilities_in};
-use super::{Caller, Greeted, Link, LinkError, id};
+use super::{Caller, Dialling, Greeted, Link, LinkError, id};
 use crate::backend::Backend;
 use crate::config::{BackendTls, ProxyVersion};
 use crate::imap::response::{self, Code, Response, Status};
@@ -30,22 +30,22 @@ const KEEPALIVE_PROBES: u32 = 4;
 const USER_TIMEOUT: Duration = Duration::from_mins(5);
 
 impl Link<Greeted> {
-    /// Opens a link: TCP, PROXY header, TLS, greeting, capabilities and ID, all of it within `connect_timeout`. `own` are
-    /// the addresses of our listeners; a backend that turns out to be one of them is refused.
+    /// Opens a link: TCP, PROXY header, TLS, greeting, capabilities and ID, all of it within `connect_timeout`. A backend
+    /// that turns out to be one of our own listeners is refused. Without a caller mailmux speaks for itself.
     ///
     /// # Errors
     /// [`LinkError`], the connection is closed then.
     pub async fn open(
         backend: &Arc<Backend>,
-        own: &[SocketAddr],
-        caller: &Caller<'_>,
+        dialling: &Dialling,
+        caller: Option<&Caller<'_>>,
         connect_timeout: Duration,
     ) -> Result<Self, LinkError> {
         let _connecting = backend.metrics.connecting();
         let began = Instant::now();
         let deadline = began + connect_timeout;
         let opening = async {
-            let tcp = dial(backend, own, deadline).await?;
+            let tcp = dial(backend, dialling, deadline).await?;
             set_up(tcp, backend, caller).await
         };
         // A backend that accepts and stays silent is as good as down.
@@ -58,7 +58,11 @@ impl Link<Greeted> {
 }
 
 /// What happens on a fresh TCP connection.
-async fn set_up(mut tcp: TcpStream, backend: &Backend, caller: &Caller<'_>) -> Result<Link<Greeted>, LinkError> {
+async fn set_up(
+    mut tcp: TcpStream,
+    backend: &Backend,
+    caller: Option<&Caller<'_>>,
+) -> Result<Link<Greeted>, LinkError> {
     // Before everything else, TLS too.
     if let Some(version) = backend.config.proxy_protocol {
         let header = proxy_header(version, caller);
@@ -78,11 +82,14 @@ async fn set_up(mut tcp: TcpStream, backend: &Backend, caller: &Caller<'_>) -> R
         }
     };
     let mut link = Link { wire, capabilities, aside, state: Greeted(()) };
-    link.identify(caller, backend.config.forward_id).await?;
+    if let Some(caller) = caller {
+        link.identify(caller, backend.config.forward_id).await?;
+    }
     Ok(link)
 }
 
-fn proxy_header(version: ProxyVersion, caller: &Caller<'_>) -> Vec<u8> {
+fn proxy_header(version: ProxyVersion, caller: Option<&Caller<'_>>) -> Vec<u8> {
+    let Some(caller) = caller else { return proxy_header::encode_local(version == ProxyVersion::V2) };
     match version {
         ProxyVersion::V1 => proxy_header::encode_v1(caller.client, caller.local),
         ProxyVersion::V2 => {
@@ -166,19 +173,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Greeted, S> {
     }
 }
 
-/// Resolves the name (each time anew) and tries its addresses in turn, each with its share of the time that is left.
-async fn dial(backend: &Backend, own: &[SocketAddr], deadline: Instant) -> Result<TcpStream, LinkError> {
+/// Tries the addresses of the host in turn, each with its share of the time that is left.
+async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Result<TcpStream, LinkError> {
     let config = &backend.config;
     let connect = |detail: String| LinkError::down(Some(BackendError::Connect), detail);
-    let found = timeout_at(deadline, tokio::net::lookup_host((config.host.as_str(), config.port))).await;
-    let addresses: Vec<SocketAddr> = match found {
-        Ok(Ok(addresses)) => addresses.take(16).collect(),
-        Ok(Err(error)) => return Err(connect(format!("{}: {error}", config.host))),
+    let addresses = match timeout_at(deadline, dialling.names.addresses(&config.host, config.port)).await {
+        Ok(Ok(addresses)) => addresses,
+        Ok(Err(error)) => return Err(connect(error)),
         Err(_) => {
             return Err(LinkError::down(Some(BackendError::Timeout), format!("{}: no answer from DNS", config.host)));
         }
     };
-    if let Some(address) = addresses.iter().find(|address| is_own(**address, own)) {
+    if let Some(address) = addresses.iter().find(|address| is_own(**address, &dialling.own)) {
         let detail = format!("{address} is one of our own listeners");
         return Err(LinkError::new(Some(BackendError::Connect), Refusal::Loop, detail));
     }
@@ -191,6 +197,7 @@ async fn dial(backend: &Backend, own: &[SocketAddr], deadline: Instant) -> Resul
             Ok(Err(error)) => connect(format!("{address}: {error}")),
             Err(_) => LinkError::down(Some(BackendError::Timeout), format!("{address}: no answer to TCP")),
         };
+        dialling.names.shun(*address);
     }
     Err(last)
 }

@@ -5,6 +5,7 @@
 mod connect;
 mod id;
 mod login;
+mod resolve;
 mod wire;
 
 use std::fmt;
@@ -21,6 +22,16 @@ use wire::{Aside, Wire};
 
 #[cfg(test)]
 mod tests;
+
+pub use resolve::Names;
+
+/// What it takes to dial, the same for all links.
+pub struct Dialling {
+    /// Who knows where hosts are.
+    pub names: Names,
+    /// Our own listeners, which are never dialled.
+    pub own: Vec<SocketAddr>,
+}
 
 /// Whose link it is; for PROXY header and ID.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +108,14 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<LoggedIn, S> 
     /// The stream, for the relay; what the backend said behind its answer comes first.
     pub fn into_stream(self) -> Buffered<S> {
         self.wire.into_buffered()
+    }
+}
+
+impl<State, S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<State, S> {
+    /// Takes leave, as far as the backend goes along; a caller without patience drops it.
+    pub async fn log_out(mut self) {
+        // Whatever comes of it, the link is closed next.
+        let _ = self.wire.ask(b"LOGOUT", wire::Keep::Alerts, &mut self.aside).await;
     }
 }
 

@@ -29,7 +29,7 @@ use crate::origin::Origin;
 use crate::secret_file;
 use crate::tls::Facts;
 
-pub use self::lookup::{Answer, Map, MapError, Place, Places};
+pub use self::lookup::{Answer, Host, Map, MapError, Place, Places};
 
 /// Who asks for a route, and from where.
 #[derive(Debug)]
@@ -267,13 +267,7 @@ impl Router {
             (_, _, None) => return Err(NoRoute::Unproven("nobody has checked who this client is")),
         };
         let backend = backend.ok_or(NoRoute::Unmatched)?;
-        Ok(Route {
-            group,
-            prescribed: answer.mechanism,
-            source: answer.source,
-            budget: answer.budget,
-            ..Route::new(backend, user, login)
-        })
+        Ok(Route { group, prescribed: answer.mechanism, budget: answer.budget, ..Route::new(backend, user, login) })
     }
 
     /// From now on this user is at that backend, whatever the rules say, or again where they say; and what lookups have

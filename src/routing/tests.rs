@@ -48,7 +48,7 @@ fn router(routes: Vec<config::Route>, map: Option<&str>) -> Result<Router, Vec<F
         .map(|_| Lookup {
             name: "users".to_owned(),
             source: source(path.clone()),
-            timeout: std::time::Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
             cache: None,
             allow: config::Allow::default(),
             authenticate: false,

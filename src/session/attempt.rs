@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
-use crate::backend::{Backend, Presence, Route};
+use crate::backend::{Aspect, Backend, Presence, Route};
 use crate::dialogue::Dialogue;
 use crate::imap::{Login, Welcome};
 use crate::limits::UserPermit;
@@ -179,14 +180,9 @@ impl<'a> Attempt<'a> {
             let (error, client_took_part) = match self.try_once(&route, dialogue, &mut budget).await {
                 Ok((link, welcome)) => return Ok((link, welcome, route, presence)),
                 Err(Failed::Client(stop)) => return Err(stop),
-                Err(Failed::Late) => {
-                    backend.failed();
-                    backend.metrics.error(BackendError::Timeout);
-                    return Err(Refusal::Timeout.into());
-                }
+                Err(Failed::Late) => return Err(Refusal::Timeout.into()),
                 Err(Failed::Link(error, client_took_part)) => (error, client_took_part),
             };
-            self.note(&backend, &error);
             if client_took_part {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
@@ -224,18 +220,23 @@ impl<'a> Attempt<'a> {
         let Some(pending) = route.backend.attempt() else {
             return Err(Failed::Client(Refusal::BackendDown.into()));
         };
+        let mut aspect = Aspect::Reach;
         let entering = async {
             let link = self.open(route, dialogue.id()).await?;
-            route.backend.succeeded();
+            route.backend.succeeded(Aspect::Reach);
+            aspect = Aspect::Login;
             link.log_in(route, self.login).await
         };
-        let entered = timeout_at(*budget, entering).await.map_err(|_| Failed::Late)?;
-        let mut progress = entered.map_err(|error| Failed::Link(error, false))?;
+        let entered = timeout_at(*budget, entering).await;
+        let mut progress = self.judged(route, aspect, entered, false)?;
         // It has answered: others need not wait to see whether it does.
         drop(pending);
         loop {
             match progress {
-                Progress::Done(link, welcome) => return Ok((link, welcome)),
+                Progress::Done(link, welcome) => {
+                    route.backend.succeeded(Aspect::Login);
+                    return Ok((link, welcome));
+                }
                 Progress::Challenge(link, challenge) => {
                     let asked = Instant::now();
                     let answer =
@@ -247,11 +248,38 @@ impl<'a> Attempt<'a> {
                     if gave_up {
                         return Err(Failed::Client(Stop::GivenUp));
                     }
-                    let next = next.map_err(|_| Failed::Late)?;
-                    progress = next.map_err(|error| Failed::Link(error, true))?;
+                    progress = self.judged(route, Aspect::Login, next, true)?;
                 }
             }
         }
+    }
+
+    /// What came of a step, and what that says of the backend.
+    fn judged(
+        &self,
+        route: &Route,
+        aspect: Aspect,
+        result: Result<Result<Progress, LinkError>, Elapsed>,
+        client_took_part: bool,
+    ) -> Result<Progress, Failed> {
+        let backend = &route.backend;
+        let Ok(result) = result else {
+            backend.metrics.error(BackendError::Timeout);
+            backend.failed(aspect, Some(&self.login.user), "it did not answer in time");
+            return Err(Failed::Late);
+        };
+        result.map_err(|error| {
+            // A refusal that is not the backend's fault is in the line about the login, and only there.
+            if let Some(kind) = error.kind {
+                let (session, name) = (&self.session, &backend.config.name);
+                backend.metrics.error(kind);
+                warn!(%session, backend = name, kind = kind.as_str(), why = error.detail, "backend failed");
+                backend.failed(aspect, Some(&self.login.user), &error.detail);
+            } else if aspect == Aspect::Login {
+                backend.succeeded(Aspect::Login);
+            }
+            Failed::Link(error, client_took_part)
+        })
     }
 
     async fn open(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Link<Greeted>, LinkError> {
@@ -266,19 +294,7 @@ impl<'a> Attempt<'a> {
             ttl: self.client.origin.ttl - 1,
             id: &own,
         };
-        Link::open(backend, &self.server.own_addresses, &caller, self.server.timeouts.backend_connect).await
-    }
-
-    fn note(&self, backend: &Backend, error: &LinkError) {
-        let session = &self.session;
-        // A refusal that is not the backend's fault is in the line about the login, and only there.
-        if let Some(kind) = error.kind {
-            backend.metrics.error(kind);
-            warn!(%session, backend = backend.config.name, kind = kind.as_str(), why = error.detail, "backend failed");
-        }
-        if error.refusal.is_retryable() {
-            backend.failed();
-        }
+        Link::open(backend, &self.server.dialling, Some(&caller), self.server.timeouts.backend_connect).await
     }
 
     /// The backend a referral names, if the configuration names it too.

@@ -26,9 +26,12 @@ impl Backend {
         Self { socket, address }
     }
 
-    /// A `[[backend]]` section for it.
+    /// A `[[backend]]` section for it. It is not probed: whoever calls is a client's login.
     pub fn section(&self, name: &str) -> String {
-        format!("[[backend]]\nname = \"{name}\"\naddress = \"{}\"\ntls = \"none\"\nforward_id = false\n", self.address)
+        let address = self.address;
+        format!(
+            "[[backend]]\nname = \"{name}\"\naddress = \"{address}\"\ntls = \"none\"\nforward_id = false\nhealth = \"off\"\n"
+        )
     }
 
     pub async fn accept(&self) -> Call {

@@ -61,4 +61,5 @@ pub fn show(bytes: &[u8]) -> String {
 /// Closes with RST instead of FIN.
 pub fn reset(tcp: TcpStream) {
     socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).expect("an option");
+    drop(tcp);
 }

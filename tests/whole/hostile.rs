@@ -114,7 +114,7 @@ async fn a_backend_that_closes_or_resets_at_any_byte_of_a_login() {
         let backend = Backend::listen().await;
         let name = format!("at{place}");
         sections.push_str(&backend.section(&name));
-        sections.push_str(&format!("[[route]]\nuser = \"{name}\"\nbackend = \"{name}\"\n"));
+        sections.extend(["[[route]]\nuser = \"", &name, "\"\nbackend = \"", &name, "\"\n"]);
         backends.push(backend);
     }
     let config = format!(
@@ -336,8 +336,8 @@ async fn ten_thousand_commands_at_once_are_answered_in_order() {
     let (server, _bad) = world("").await;
     let client = greeted(&server).await;
     let (mut read, mut write) = client.stream.into_split();
-    let all: String = (0..10_000).map(|number| format!("{number} NOOP\r\n")).collect();
-    let expected: String = (0..10_000).map(|number| format!("{number} OK Noop completed.\r\n")).collect();
+    let lines = |rest: &str| (0..10_000).map(|number| format!("{number} {rest}\r\n")).collect::<Vec<_>>().concat();
+    let (all, expected) = (lines("NOOP"), lines("OK Noop completed."));
     let writing = tokio::spawn(async move {
         write.write_all(all.as_bytes()).await.expect("taken");
         write.shutdown().await.expect("an end");
@@ -412,7 +412,7 @@ async fn a_client_that_is_gone_before_its_login_is_answered() {
 /// Memory and processor time of a process of its own, under everything that waits, nests, floods or stalls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neither_memory_nor_time_is_spent_on_those_who_wait() {
-    const EACH: usize = 40;
+    const EACH: u32 = 40;
     let folder = tempfile::tempdir().expect("a scratch folder");
     let backend = Backend::listen().await;
     let mut program =
@@ -453,10 +453,14 @@ async fn neither_memory_nor_time_is_spent_on_those_who_wait() {
         }
         held.push((client, Some(call)));
     }
-    program.until_metric("mailmux_sessions{listener=\"plain\"}", 5.0 * EACH as f64).await;
+    program.until_metric("mailmux_sessions{listener=\"plain\"}", 5.0 * f64::from(EACH)).await;
 
     let grown = program.metric("process_resident_memory_bytes").await - memory;
-    assert!(grown < 5.0 * EACH as f64 * 64.0 * 1024.0, "{} KiB for each session", grown / 1024.0 / (5.0 * EACH as f64));
+    assert!(
+        grown < 5.0 * f64::from(EACH) * 64.0 * 1024.0,
+        "{} KiB for each session",
+        grown / 1024.0 / (5.0 * f64::from(EACH))
+    );
     let before = program.metric("process_cpu_seconds_total").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let spent = program.metric("process_cpu_seconds_total").await - before;

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
+use ipnet::IpNet;
+
 use super::Check;
 use crate::config::file::{self, Line, LookupKind, MaybeCache, Section, Spanned, Written};
 use crate::config::{
-    Allow, At, Cache, DatabaseUrl, Group, HttpLookup, LdapLookup, LdapScope, Lookup, LookupSource, SqlLookup,
+    Allow, At, Cache, DatabaseUrl, Glob, Group, HttpLookup, LdapLookup, LdapScope, Lookup, LookupSource, SqlLookup,
 };
 
 /// Keys that only some kinds have, and the kinds that have them.
@@ -105,7 +107,11 @@ impl Check<'_> {
                 None
             }
             (None, Some(path)) => Some(DatabaseUrl::File(self.path(section, "url_file", path))),
-            (Some(url), None) => Some(DatabaseUrl::Written(at(section, "url", url))),
+            (Some(url), None) => {
+                let mut url = at(section, "url", url);
+                url.value = self.database(&url.value);
+                Some(DatabaseUrl::Written(url))
+            }
             (None, None) => {
                 let what = "url or url_file: \"sqlite:users.db\", \"postgres://...\" or \"mysql://...\"";
                 self.need(section, "url", None::<&()>, what);
@@ -118,6 +124,15 @@ impl Check<'_> {
             query: At { value: query.value.0.clone(), site: section.site("query", &query.span) },
             connections: connections(keys),
         })
+    }
+
+    /// A database in a file is looked for from the folder of the configuration, like all files.
+    fn database(&self, url: &str) -> String {
+        let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
+        match path.filter(|path| !path.starts_with([':', '/'])) {
+            Some(path) => format!("sqlite:{}", self.folder.join(path).display()),
+            None => url.to_owned(),
+        }
     }
 
     fn ldap(&mut self, section: &Section<file::Lookup>) -> Option<LdapLookup> {
@@ -218,12 +233,10 @@ fn allow(keys: &file::Lookup, is_ours: impl Fn(&str) -> bool) -> Allow {
     let Some(list) = &keys.allow else { return Allow::default() };
     let mut allow = Allow { names: Some(Vec::new()), ..Allow::default() };
     for Line(text) in list.iter().map(|line| &line.value) {
-        if let Ok(network) = file::text(text) {
-            allow.networks.push(network);
-        } else if is_ours(text) {
-            allow.names.get_or_insert_default().push(text.clone());
-        } else if let Ok(pattern) = file::text(text) {
-            allow.hosts.push(pattern);
+        match file::text::<IpNet>(text) {
+            Ok(network) => allow.networks.push(network),
+            Err(_) if is_ours(text) => allow.names.get_or_insert_default().push(text.clone()),
+            Err(_) => allow.hosts.extend(file::text::<Glob>(text)),
         }
     }
     allow

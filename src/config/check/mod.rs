@@ -294,7 +294,8 @@ fn server(keys: &file::Server) -> Server {
         0 => cores(),
         count => usize::try_from(count).unwrap_or(usize::MAX),
     };
-    Server { workers, drain_timeout: keys.drain_timeout.0 }
+    let name_servers = keys.name_servers.iter().map(|server| server.0).collect();
+    Server { workers, drain_timeout: keys.drain_timeout.0, name_servers }
 }
 
 fn limits(keys: &file::Limits) -> Limits {

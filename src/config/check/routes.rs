@@ -112,7 +112,7 @@ impl Check<'_> {
             }
             return Some(LoginAs::Passthrough);
         }
-        if !self.can_prove(section, file) {
+        if !Self::can_prove(section, file) {
             let message = "nobody could use it: a master user acts only for clients whose identity was proven to mailmux\n\
                            expected authenticate = \"LOOKUP\" beside it, or client certificates in [tls]";
             self.report(site(), message);
@@ -131,7 +131,7 @@ impl Check<'_> {
     }
 
     /// Whether there is a way for clients to prove to us who they are: certificates, or a lookup that is told passwords.
-    fn can_prove(&self, section: &Section<file::Route>, file: &File) -> bool {
+    fn can_prove(section: &Section<file::Route>, file: &File) -> bool {
         let certificates =
             file.tls.keys.client_auth.value != ClientCertificates::Off || file.tls.is_broken("client_auth");
         let named = |name: &file::Name| {

@@ -50,11 +50,12 @@ pub(super) struct File {
 pub(super) struct Server {
     pub(super) workers: Count<0, 1024>,
     pub(super) drain_timeout: Text<Duration>,
+    pub(super) name_servers: Vec<Text<SocketAddr>>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { workers: Count(0), drain_timeout: Text(Duration::from_mins(5)) }
+        Self { workers: Count(0), drain_timeout: Text(Duration::from_mins(5)), name_servers: Vec::new() }
     }
 }
 

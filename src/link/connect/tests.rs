@@ -34,8 +34,12 @@ fn with(address: SocketAddr, tls: BackendTls, change: impl FnOnce(&mut crate::co
     Arc::new(Backend::new(config, connector, plain.metrics.clone()))
 }
 
+fn dialling(own: &[SocketAddr]) -> Dialling {
+    Dialling { names: crate::link::Names::by_the_system(), own: own.to_vec() }
+}
+
 async fn open(backend: &Arc<Backend>) -> Result<Link<Greeted>, LinkError> {
-    Link::open(backend, &[], &caller(), LONG).await
+    Link::open(backend, &dialling(&[]), Some(&caller()), LONG).await
 }
 
 #[tokio::test]
@@ -130,7 +134,8 @@ async fn a_certificate_that_does_not_verify_is_a_matter_of_configuration() {
 async fn a_backend_that_is_not_there_or_says_nothing_is_down() {
     let (listener, address) = listen().await;
     let silent = with(address, BackendTls::None, |_| ());
-    let error = Link::open(&silent, &[], &caller(), Duration::from_millis(50)).await.expect_err("silence");
+    let error =
+        Link::open(&silent, &dialling(&[]), Some(&caller()), Duration::from_millis(50)).await.expect_err("silence");
     assert_eq!((error.kind, error.refusal), (Some(BackendError::Timeout), Refusal::BackendDown));
     drop(listener);
     let error = open(&silent).await.expect_err("nobody there");
@@ -166,7 +171,7 @@ async fn our_own_listeners_are_no_backends() {
     let backend = with(address, BackendTls::None, |_| ());
     let anywhere: SocketAddr = ([0, 0, 0, 0], address.port()).into();
     for own in [address, anywhere] {
-        let error = Link::open(&backend, &[own], &caller(), LONG).await.expect_err("a loop");
+        let error = Link::open(&backend, &dialling(&[own]), Some(&caller()), LONG).await.expect_err("a loop");
         assert_eq!(error.refusal, Refusal::Loop);
     }
     drop(listener);

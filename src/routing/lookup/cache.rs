@@ -162,9 +162,9 @@ mod tests {
     use super::*;
 
     const TIMES: config::Cache = config::Cache {
-        ttl: Duration::from_secs(60),
+        ttl: Duration::from_mins(1),
         negative_ttl: Duration::from_secs(5),
-        stale: Duration::from_secs(600),
+        stale: Duration::from_mins(10),
         entries: 100,
     };
 
@@ -261,7 +261,7 @@ mod tests {
     async fn who_goes_away_while_asking_leaves_the_question_to_the_next() {
         let cache = cache();
         let slow = cache.answer(&"ann", Option::is_none, async {
-            sleep(Duration::from_secs(60)).await;
+            sleep(Duration::from_mins(1)).await;
             Ok(Some(1))
         });
         let gone = tokio::time::timeout(Duration::from_secs(1), slow);

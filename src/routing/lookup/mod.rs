@@ -180,7 +180,8 @@ impl Lookup {
     }
 
     async fn kept(&self, key: &Key, asker: &Asker<'_>, password: Option<&Secret>) -> Result<Kept, String> {
-        let asking = self.ask_source(asker, password);
+        // Sources are as large as their libraries make them.
+        let asking = Box::pin(self.ask_source(asker, password));
         let Some(cache) = &self.cache else { return asking.await };
         let negative = |kept: &Kept| !matches!(kept, Kept::Found(_));
         // The source's own time is bounded below that of the whole, so that there is some left for a stale answer.

@@ -2,9 +2,11 @@
 //! says of every name what a plain walk over its lines says.
 #![no_main]
 
+use std::sync::Arc;
+
 use libfuzzer_sys::fuzz_target;
 use mailmux::imap::UserName;
-use mailmux::routing::Map;
+use mailmux::routing::{Map, Place, Places};
 
 const BACKENDS: [&str; 2] = ["blue", "green"];
 
@@ -25,7 +27,7 @@ fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fuzz_target!(|text: &[u8]| {
-    let map = match Map::parse(text.to_vec(), &BACKENDS) {
+    let map = match Map::parse(text.to_vec(), Arc::new(Places::new(BACKENDS, ["eu"]))) {
         Ok(map) => map,
         Err(errors) => {
             assert!((1..=20).contains(&errors.len()) && errors.is_sorted_by_key(|error| error.line));
@@ -37,7 +39,12 @@ fuzz_target!(|text: &[u8]| {
     for (name, backend) in text.split(|byte| *byte == b'\n').filter_map(split) {
         let user = UserName::new(name.to_ascii_uppercase()).expect("a map holds no other names");
         let answer = map.find(&user).expect("as it was read").expect("a line of its own");
-        assert_eq!(BACKENDS[answer.backend].as_bytes(), backend);
+        match answer.place {
+            Some(Place::Backend(index)) if !backend.contains(&b'=') => assert_eq!(BACKENDS[index].as_bytes(), backend),
+            Some(Place::Group(0)) if !backend.contains(&b'=') => assert_eq!(backend, b"eu"),
+            // By its fields.
+            place => assert!(backend.contains(&b'=') && (place.is_some() || answer.refused.is_some())),
+        }
     }
     let _ = map.find(&UserName::new(&b"nobody@nowhere"[..]).expect("a name"));
 });
