@@ -150,7 +150,10 @@ impl Router {
                             tell(format!("route[{index}]: lookup {} does not know the user", lookup.name()));
                             continue;
                         }
-                        Verdict::Refused(text, wait) => return Err(NoRoute::WrongPassword(text, wait)),
+                        Verdict::Refused(text, wait) => {
+                            tell(format!("route[{index}]: lookup {} refuses the user", lookup.name()));
+                            return Err(NoRoute::WrongPassword(text, wait));
+                        }
                         Verdict::Found(answer, proven) => {
                             tell(format!("route[{index}]: lookup {} knows the user", lookup.name()));
                             (answer, proven, Some(*number))

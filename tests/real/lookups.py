@@ -274,6 +274,19 @@ class Http(Lookups):
                 self.assertRegex(self.answer(connection), "^(NO|BAD) ")
         self.assertEqual((self.callers(), len(self.responder.questions)), before)
 
+    def test_mailmux_route_has_a_password_checked(self):
+        secret = self.folder / "carl.secret"
+        words = ["carl", "--listener", "check", "--password-file", secret]
+        secret.write_bytes(b"carl's own 100%\xff\n")
+        blue = f"127.0.0.1:{self.backends['blue'].port}"
+        self.assertEqual(self.mailmux.route(*words), (
+            "route[0]: does not apply\nroute[1]: lookup check knows the user\n"
+            f'=> backend blue ({blue}) as "box-17", with a password that the lookup gives\n', 0))
+        secret.write_bytes(b"wrong\n")
+        self.assertEqual(self.mailmux.route(*words), (
+            "route[0]: does not apply\nroute[1]: lookup check refuses the user\n"
+            "=> nowhere: refused by the source: Invalid login or password\n", 1))
+
 
 class Directory(Lookups):
     """slapd says where users are, and whether their passwords are right; then a master user lets them in."""
@@ -400,6 +413,15 @@ attributes = {{ mailHost = "backend", mailRoutingAddress = "user" }}
         again = self.reach("starred")
         again.login("bob", "bob-ldap")
         self.assertEqual(again.select("Bobs")[0], "OK")
+
+    def test_mailmux_route_names_the_master_user(self):
+        said, code = self.mailmux.route("ann", "--listener", "starred")
+        blue = f"127.0.0.1:{self.backends['blue'].port}"
+        self.assertRegex(said, f'\n=> backend blue \\({blue}\\) as "ann", with the master user "mailmux"\n$')
+        self.assertEqual(code, 0)
+        (self.folder / "ann.secret").write_text("wrong\n")
+        said, code = self.mailmux.route("ann", "--listener", "starred", "--password-file", self.folder / "ann.secret")
+        self.assertEqual((said.splitlines()[-1], code), ("=> nowhere: the password is wrong", 1))
 
     def test_nobody_who_can_bind_acts_for_another(self):
         before = self.callers()
@@ -557,7 +579,7 @@ rewrite = "{{local}}@example.org"
                 f'=> backend {ranked[0]} of group hashed ({blue if ranked[0] == "blue" else green}) as "{user}", {own}\n'),
             (["nobody"], False, skipped + "route[2]: lookup users does not know the user\nroute[3]: does not apply\n=> nowhere: no rule sends this user anywhere\n"),
             (["bob", "--listener", "asked"], True, f'route[0]: lookup where knows the user\n=> backend green ({green}) as "bob", {own}\n'),
-            (["cid", "--listener", "asked"], False, "=> nowhere: refused by the source: Nobody of that name\n"),
+            (["cid", "--listener", "asked"], False, "route[0]: lookup where refuses the user\n=> nowhere: refused by the source: Nobody of that name\n"),
             (["eve", "--listener", "asked"], False, "=> nowhere: lookup where: 192.0.2.1 is neither a backend nor in this lookup's allow\n"),
         ]:
             with self.subTest(words):
