@@ -195,18 +195,36 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             failures += 1;
-            let pause = jittered(PAUSE);
-            if !error.refusal.is_retryable() || failures >= TRIES || Instant::now() + pause >= budget {
+            if !error.refusal.is_retryable() {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
-            backend.metrics.retried();
-            drop(presence);
-            sleep(pause).await;
-            // Another member, if by now this one is known to be down.
-            if let Some(group) = &route.group {
-                let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user);
-                route.backend = Arc::clone(group.choose(&mailbox.normalised()).ok_or(Refusal::BackendDown)?);
+            let mut next = self.next(&route)?;
+            if Arc::ptr_eq(&next, &backend) {
+                let pause = jittered(PAUSE);
+                if failures >= TRIES || Instant::now() + pause >= budget {
+                    return Err(Stop::Refused(error.refusal, Some(error.detail)));
+                }
+                drop(presence);
+                sleep(pause).await;
+                next = self.next(&route)?;
             }
+            backend.metrics.retried();
+            // One that has just been found to be down has no tries left; who stands in for it has them all.
+            if !Arc::ptr_eq(&next, &backend) {
+                (route.backend, failures) = (next, 0);
+            }
+        }
+    }
+
+    /// Where to try next: where it failed, or at another member of the group if by now that one is known to be down.
+    fn next(&self, route: &Route) -> Result<Arc<Backend>, Refusal> {
+        let backend = &route.backend;
+        match &route.group {
+            Some(group) if !backend.is_up() || backend.is_draining() => {
+                let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user);
+                group.choose(&mailbox.normalised()).cloned().ok_or(Refusal::BackendDown)
+            }
+            _ => Ok(Arc::clone(backend)),
         }
     }
 
