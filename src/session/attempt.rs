@@ -181,7 +181,7 @@ impl<'a> Attempt<'a> {
             if backend.is_draining() {
                 drop(presence);
                 ticket.bound_nowhere();
-                self.choose_again(&mut route)?;
+                route.backend = self.another(&route)?;
                 continue;
             }
             let (error, client_took_part) = match self.try_once(&route, dialogue, &mut budget).await {
@@ -202,27 +202,42 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             failures += 1;
-            let pause = jittered(PAUSE);
-            if !error.refusal.is_retryable() || failures >= TRIES || Instant::now() + pause >= budget {
+            if !error.refusal.is_retryable() || Instant::now() >= budget {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
-            backend.metrics.retried();
             drop(presence);
             ticket.bound_nowhere();
-            sleep(pause).await;
-            // Another member, if by now this one is known to be down.
-            if route.group.is_some() {
-                self.choose_again(&mut route)?;
+            let mut next = self.next(&route)?;
+            if Arc::ptr_eq(&next, &backend) {
+                let pause = jittered(PAUSE);
+                if failures >= TRIES || Instant::now() + pause >= budget {
+                    return Err(Stop::Refused(error.refusal, Some(error.detail)));
+                }
+                sleep(pause).await;
+                next = self.next(&route)?;
+            }
+            backend.metrics.retried();
+            // One that has just been found to be down has no tries left; who stands in for it has them all.
+            if !Arc::ptr_eq(&next, &backend) {
+                (route.backend, failures) = (next, 0);
             }
         }
     }
 
-    /// Another member of the route's group, or the same; without a group there is only the one.
-    fn choose_again(&self, route: &mut Route) -> Result<(), Refusal> {
-        let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user);
-        let chosen = route.group.as_ref().and_then(|group| group.choose(&mailbox.normalised()).cloned());
-        route.backend = chosen.ok_or(Refusal::BackendDown)?;
-        Ok(())
+    /// Where to try next: where it failed, or at another member of the group if by now that one is known to be down.
+    fn next(&self, route: &Route) -> Result<Arc<Backend>, Refusal> {
+        let backend = &route.backend;
+        if route.group.is_none() || (backend.is_up() && !backend.is_draining()) {
+            return Ok(Arc::clone(backend));
+        }
+        self.another(route)
+    }
+
+    /// Another member of the route's group; without a group there is only the one.
+    fn another(&self, route: &Route) -> Result<Arc<Backend>, Refusal> {
+        let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user).normalised();
+        let chosen = route.group.as_ref().and_then(|group| group.choose_again(&mailbox).cloned());
+        chosen.ok_or(Refusal::BackendDown)
     }
 
     /// One try. `budget` is the backend's time: what the client takes to answer a challenge is added to it.
