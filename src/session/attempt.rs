@@ -220,7 +220,7 @@ impl<'a> Attempt<'a> {
     /// Another member of the route's group, or the same; without a group there is only the one.
     fn choose_again(&self, route: &mut Route) -> Result<(), Refusal> {
         let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user);
-        let chosen = route.group.as_ref().and_then(|group| group.choose(&mailbox.normalised()).cloned());
+        let chosen = route.group.as_ref().and_then(|group| group.choose_again(&mailbox.normalised()).cloned());
         route.backend = chosen.ok_or(Refusal::BackendDown)?;
         Ok(())
     }
