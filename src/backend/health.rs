@@ -60,6 +60,8 @@ struct Down {
     /// The next login that may try it, and the wait that was before it.
     trial: Instant,
     wait: Duration,
+    /// One does, or did.
+    is_tried: bool,
 }
 
 /// A change.
@@ -105,6 +107,7 @@ impl Health {
                 return false;
             }
             down.trial = now + down.wait;
+            down.is_tried = true;
             claimed = true;
         }
         claimed
@@ -139,32 +142,36 @@ impl Health {
     ) -> Option<Change> {
         let was_up = self.is_up();
         let fall = self.fall.get();
-        if aspect == Aspect::Login
-            && let Some(user) = user
-        {
-            let user = self.hashes.hash_one(user.normalised());
-            if self.blamed.contains(&user) {
-                return None;
-            }
-            if self.blamed.len() < usize::try_from(fall).unwrap_or(usize::MAX) {
-                self.blamed.push(user);
-            }
-        }
+        let is_news = aspect == Aspect::Reach || user.is_none_or(|user| self.blame(user));
         let track = self.track(aspect);
+        // Whoever tried it. Many may fail at the moment it goes down; they were no trial.
+        if let Some(down) = track.down.as_mut().filter(|down| down.is_tried) {
+            down.is_tried = false;
+            down.wait = (down.wait * 2).min(SELDOM);
+            down.trial = now + down.wait;
+        }
+        if !is_news {
+            return None;
+        }
         track.successes = 0;
         track.failures = track.failures.saturating_add(1);
-        match &mut track.down {
-            Some(down) => {
-                down.wait = (down.wait * 2).min(SELDOM);
-                down.trial = now + down.wait;
-            }
-            None if track.failures >= fall => {
-                let why = why.to_owned();
-                track.down = Some(Down { since: now, why, trial: now + FIRST_TRIAL, wait: FIRST_TRIAL });
-            }
-            None => {}
+        if track.down.is_none() && track.failures >= fall {
+            let (why, trial) = (why.to_owned(), now + FIRST_TRIAL);
+            track.down = Some(Down { since: now, why, trial, wait: FIRST_TRIAL, is_tried: false });
         }
         (was_up && !self.is_up()).then(|| Change::Down(why.to_owned()))
+    }
+
+    /// Whether this user's failed login says anything that was not known.
+    fn blame(&mut self, user: &UserName) -> bool {
+        let user = self.hashes.hash_one(user.normalised());
+        if self.blamed.contains(&user) {
+            return false;
+        }
+        if self.blamed.len() < usize::try_from(self.fall.get()).unwrap_or(usize::MAX) {
+            self.blamed.push(user);
+        }
+        true
     }
 
     /// How long to wait until the next probe; `None`: there are none.
@@ -293,6 +300,23 @@ mod tests {
         let much_later = now + Duration::from_hours(1);
         assert!(!probed.claim_trial(much_later));
         assert!(unprobed.claim_trial(much_later));
+    }
+
+    #[test]
+    fn trials_become_rarer_and_only_by_trials() {
+        let (mut health, now) = (health(None, false), Instant::now());
+        for name in ["ann", "bob", "cid", "dan", "eve", "fay"] {
+            health.failed(Aspect::Login, Some(&user(name)), "EOF", now);
+        }
+        let mut last = now;
+        for expected in [1, 2, 4, 8, 16, 30, 30] {
+            let trial = last + Duration::from_secs(expected);
+            assert!(!health.claim_trial(trial.checked_sub(Duration::from_millis(1)).expect("later")), "{expected}");
+            assert!(health.claim_trial(trial), "{expected}");
+            // Also one whose failure is known already.
+            health.failed(Aspect::Login, Some(&user("ann")), "EOF", trial);
+            last = trial;
+        }
     }
 
     #[test]
