@@ -30,7 +30,7 @@ const ROOMS: [(&str, &[&str]); 26] = [
     ("backend", &["config", "imap", "metrics"]),
     ("routing", &["backend", "config", "imap", "metrics", "network", "secret_file"]),
     ("link", &["backend", "config", "imap", "metrics", "outcome", "proxy_header", "random", "stream", "tls"]),
-    ("relay", &["outcome", "process"]),
+    ("relay", &["imap", "outcome", "process"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
     // Those who know the others.
     (
@@ -82,7 +82,7 @@ const ROOMS: [(&str, &[&str]); 26] = [
 ];
 
 /// An outside crate and the files or folders that may name it.
-const HOMES: [(&str, &[&str]); 24] = [
+const HOMES: [(&str, &[&str]); 25] = [
     ("tokio_rustls", &["tls/"]),
     ("rustls", &["tls/"]),
     ("webpki_roots", &["tls/connect.rs"]),
@@ -91,6 +91,7 @@ const HOMES: [(&str, &[&str]); 24] = [
     ("rcgen", &["tls/"]),
     ("aws_lc_rs", &["tls/", "limits.rs", "random.rs", "admin/"]),
     ("imap_proto", &["imap/response.rs"]),
+    ("memchr", &["imap/follower.rs"]),
     ("base64", &["imap/sasl/"]),
     ("dashmap", &["tally.rs", "tally/", "limits.rs"]),
     ("governor", &["tally/"]),
