@@ -186,6 +186,10 @@ pub enum Ending {
     BackendClosed,
     /// The link broke.
     BackendReset,
+    /// An administrator ended it.
+    Kicked,
+    /// The user's place is another backend now.
+    Moved,
     /// mailmux is stopping.
     Stopping,
     /// A fault of our own; a bug.
@@ -194,7 +198,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, for metrics that exist before the first event. [`Ending::Limited`] stands once for every limit.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::ClientClosed,
         Self::ClientReset,
         Self::ClientLogout,
@@ -212,6 +216,8 @@ impl Ending {
         Self::WriteTimeout,
         Self::BackendClosed,
         Self::BackendReset,
+        Self::Kicked,
+        Self::Moved,
         Self::Stopping,
         Self::Internal,
     ];
@@ -235,6 +241,8 @@ impl Ending {
             | Self::LoginTimeout
             | Self::IdleTimeout
             | Self::WriteTimeout
+            | Self::Kicked
+            | Self::Moved
             | Self::Stopping
             | Self::Internal => Side::Mailmux,
         }
@@ -258,6 +266,8 @@ impl Ending {
             Self::LoginTimeout => "login_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::WriteTimeout => "write_timeout",
+            Self::Kicked => "kicked",
+            Self::Moved => "moved",
             Self::Stopping => "stopping",
             Self::Internal => "internal",
         }
@@ -284,11 +294,13 @@ impl Ending {
             | Self::IdleTimeout
             // After LOGOUT it is the server that closes first.
             | Self::BackendClosed
+            | Self::Kicked
+            | Self::Moved
             | Self::Stopping => tracing::Level::INFO,
         }
     }
 
-    /// The untagged BYE for a client that has not been handed over yet; `None` where there is nobody to talk to.
+    /// The untagged BYE for a client, where there is a moment to say it; `None` where there is nobody to talk to.
     pub fn bye(self) -> Option<&'static [u8]> {
         match self {
             // LOGOUT has a BYE of its own, before its tagged OK.
@@ -309,6 +321,8 @@ impl Ending {
             Self::Limited(_) => Some(b"* BYE [LIMIT] Too many connections.\r\n"),
             Self::LoginTimeout => Some(b"* BYE No login in time.\r\n"),
             Self::IdleTimeout => Some(b"* BYE Idle for too long.\r\n"),
+            Self::Kicked => Some(b"* BYE Closed by the administrator.\r\n"),
+            Self::Moved => Some(b"* BYE Account is moving, please log in again.\r\n"),
             Self::Stopping => Some(b"* BYE Server is shutting down.\r\n"),
             Self::Internal => Some(b"* BYE [SERVERBUG] Internal error.\r\n"),
         }

@@ -37,8 +37,16 @@ pub struct Follower {
     /// A `+` is due that is an IDLE's and no literal's.
     owed: bool,
     doubt: bool,
-    said_logout: bool,
-    said_bye: bool,
+    said: Said,
+}
+
+/// What was said of the session's end.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    #[default]
+    Nothing,
+    Logout,
+    Bye,
 }
 
 /// Where the client stands, when it is not inside a literal.
@@ -67,7 +75,9 @@ impl Follower {
                 Talk::Waiting => Err(Doubt),
                 _ => self.client.next(&mut bytes).and_then(|line| line.map_or(Ok(()), |line| self.hear_client(&line))),
             };
-            self.settle(heard);
+            if heard.is_err() {
+                self.give_up();
+            }
         }
     }
 
@@ -76,7 +86,9 @@ impl Follower {
         while !self.doubt && !bytes.is_empty() {
             let line = self.backend.next(&mut bytes);
             let heard = line.and_then(|line| line.map_or(Ok(()), |line| self.hear_backend(&line)));
-            self.settle(heard);
+            if heard.is_err() {
+                self.give_up();
+            }
         }
     }
 
@@ -93,20 +105,18 @@ impl Follower {
 
     /// The backend has said BYE: there is nothing to add.
     pub fn said_bye(&self) -> bool {
-        self.said_bye
+        self.said == Said::Bye
     }
 
     /// The client has said LOGOUT or the backend BYE, as far as that was seen before any doubt: when the backend closes
     /// now, it has not died.
     pub fn logged_out(&self) -> bool {
-        self.said_logout || self.said_bye
+        self.said != Said::Nothing
     }
 
-    fn settle(&mut self, heard: Result<(), Doubt>) {
-        if heard.is_err() {
-            self.doubt = true;
-            (self.client, self.backend) = (Lines::default(), Lines::default());
-        }
+    fn give_up(&mut self) {
+        self.doubt = true;
+        (self.client, self.backend) = (Lines::default(), Lines::default());
     }
 
     fn hear_client(&mut self, line: &Line<'_>) -> Result<(), Doubt> {
@@ -143,7 +153,9 @@ impl Follower {
         if REFRAMING.iter().any(|word| name.eq_ignore_ascii_case(word)) {
             return Err(Doubt);
         }
-        self.said_logout |= name.eq_ignore_ascii_case(b"LOGOUT");
+        if name.eq_ignore_ascii_case(b"LOGOUT") {
+            self.said = self.said.max(Said::Logout);
+        }
         let idles = name.eq_ignore_ascii_case(b"IDLE");
         if idles && mem::replace(&mut self.owed, true) {
             return Err(Doubt);
@@ -176,7 +188,9 @@ impl Follower {
         }
         match status_line(head) {
             Some((None, status, _)) => {
-                self.said_bye |= status == Status::Bye;
+                if status == Status::Bye {
+                    self.said = Said::Bye;
+                }
                 Ok(true)
             }
             Some((Some(tag), status @ (Status::Ok | Status::No | Status::Bad), _))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::debug;
 
@@ -253,7 +253,9 @@ impl Session {
         let times = Times { idle: self.server.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         let client = backend.metrics.counted_client(client);
         let link = backend.metrics.counted_backend(link.into_stream());
-        let report = relay(client, link, times, self.phase.clone()).await;
+        // Nobody knows the session by name yet, so nobody sends it away.
+        let (_leave, told) = oneshot::channel();
+        let report = relay(client, link, times, self.phase.clone(), told).await;
         drop(active);
         (self.record.to_backend, self.record.to_client) = (report.to_backend, report.to_client);
         report.ending

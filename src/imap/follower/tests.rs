@@ -301,41 +301,37 @@ impl Model {
         }
         side.line.push(char::from(byte));
         if byte == b'\n' {
-            let line = std::mem::take(&mut side.line);
+            let line = mem::take(&mut side.line);
             let line = line.trim_end_matches('\n');
             let heard = if by == Client { self.command(line) } else { self.response(line) };
             self.doubt |= heard.is_none();
         }
     }
 
-    /// `None` within: none. `None` without: doubt.
-    fn literal(line: &str) -> Option<Option<(u64, bool)>> {
+    /// An error: doubt.
+    fn literal(line: &str) -> Result<Option<(u64, bool)>, ()> {
         let line = line.strip_suffix('\r').unwrap_or(line);
-        let Some(line) = line.strip_suffix('}') else { return Some(None) };
+        let Some(line) = line.strip_suffix('}') else { return Ok(None) };
         let digits = line.len() - line.trim_end_matches(|c: char| c.is_ascii_digit() || c == '+').len();
         if digits > 20 {
-            return None;
+            return Err(());
         }
-        let Some((_, count)) = line.rsplit_once('{') else { return Some(None) };
+        let Some((_, count)) = line.rsplit_once('{') else { return Ok(None) };
         if count.len() > 22 {
-            return Some(None);
+            return Ok(None);
         }
         let waits = !count.ends_with('+');
         let count = count.strip_suffix('+').unwrap_or(count);
         let all_digits = !count.is_empty() && count.chars().all(|c| c.is_ascii_digit());
-        let size = count.parse().ok().filter(|size| all_digits && *size <= 1 << 40)?;
-        Some(Some((size, waits)))
+        let size = count.parse().ok().filter(|size| all_digits && *size <= 1 << 40).ok_or(())?;
+        Ok(Some((size, waits)))
     }
 
     fn command(&mut self, line: &str) -> Option<()> {
         let bare = line.strip_suffix('\r').unwrap_or(line);
         let mut next = "command";
         match self.talk.as_str() {
-            "idling" => {
-                if !bare.eq_ignore_ascii_case("done") {
-                    return None;
-                }
-            }
+            "idling" if !bare.eq_ignore_ascii_case("done") => return None,
             "command" if !bare.is_empty() && !bare.eq_ignore_ascii_case("done") => {
                 let (tag, rest) = bare.split_once(' ')?;
                 let name: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
@@ -357,7 +353,7 @@ impl Model {
             }
             _ => {}
         }
-        if let Some((size, waits)) = Self::literal(line)? {
+        if let Some((size, waits)) = Self::literal(line).ok()? {
             if next == "idling" || bare == line || (waits && self.owed) {
                 return None;
             }
@@ -370,7 +366,7 @@ impl Model {
 
     fn response(&mut self, line: &str) -> Option<()> {
         let bare = line.strip_suffix('\r')?;
-        let literal = Self::literal(line)?;
+        let literal = Self::literal(line).ok()?;
         if !self.backend.within {
             let mut words = bare.splitn(3, ' ');
             let (first, second) = (words.next()?, words.next().unwrap_or_default().to_ascii_uppercase());
@@ -379,7 +375,7 @@ impl Model {
                 if self.talk == "waiting" {
                     "within".clone_into(&mut self.talk);
                     self.client.literal = self.pending;
-                } else if !std::mem::take(&mut self.owed) {
+                } else if !mem::take(&mut self.owed) {
                     return None;
                 }
             } else if first == "*" && status {
@@ -510,12 +506,12 @@ proptest! {
         // What the backend still says while the client goes on already.
         let mut late: Vec<String> = Vec::new();
         for (number, (turns, pipelines)) in exchanges.into_iter().enumerate() {
-            let tag = |said: &String| said.strip_prefix("T ").map_or(said.clone(), |said| format!("t{number} {said}"));
+            let tag = |said: &String| said.strip_prefix("T ").map_or_else(|| said.clone(), |said| format!("t{number} {said}"));
             let last = turns.len() - 1;
             for (at, (client, backend)) in turns.into_iter().enumerate() {
                 let client: String = client.iter().map(tag).collect();
                 let backend: Vec<String> = backend.iter().map(tag).collect();
-                feed(&mut follower, &client, &std::mem::take(&mut late), &mut cuts);
+                feed(&mut follower, &client, &mem::take(&mut late), &mut cuts);
                 if at == last && pipelines { late = backend } else { feed(&mut follower, "", &backend, &mut cuts) }
             }
         }
@@ -542,7 +538,9 @@ proptest! {
                 let piece = &bytes[cut[0]..cut[1]];
                 model.hear(by, piece);
                 follower.hear(by, piece);
-                piece.iter().for_each(|byte| bytewise.hear(by, &[*byte]));
+                for byte in piece {
+                    bytewise.hear(by, &[*byte]);
+                }
                 prop_assert_eq!(follower.verdict(), model.verdict(), "{:?} said {}", by, bytes.escape_ascii());
                 prop_assert_eq!(bytewise.verdict(), model.verdict(), "{:?} said {}", by, bytes.escape_ascii());
             }
