@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::backend::{Aspect, Backend, Presence, Route};
 use crate::dialogue::Dialogue;
-use crate::imap::{Login, Welcome};
+use crate::imap::{Login, UserName, Welcome};
 use crate::limits::UserPermit;
 use crate::link::{Caller, Greeted, Link, LinkError, LoggedIn, Progress};
 use crate::metrics::BackendError;
@@ -21,7 +21,7 @@ use crate::server::{Door, State};
 use crate::sessions::Ticket;
 use crate::tls::{Facts, Stream};
 
-/// How often a backend is tried before the client hears that it is away.
+/// How often a backend is tried before the client hears that it is away, or another one of its group is tried.
 const TRIES: u32 = 3;
 /// How long to wait between tries, give or take a quarter.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -117,8 +117,7 @@ impl<'a> Attempt<'a> {
             return Err(Refusal::Loop.into());
         }
         // Before the way is looked up: who moves the user must know of everybody who goes the old one.
-        let mailbox = login.authzid.as_ref().unwrap_or(&login.user);
-        let ticket = self.server.sessions.enter(mailbox, &self.session).await;
+        let ticket = self.server.sessions.enter(self.mailbox(), &self.session).await;
         let outcome = match self.route().await {
             Ok(route) => self.enter(route, dialogue, &ticket).await,
             Err(refusal) => Err(refusal.into()),
@@ -203,7 +202,8 @@ impl<'a> Attempt<'a> {
             }
             failures += 1;
             let pause = jittered(PAUSE);
-            if !error.refusal.is_retryable() || failures >= TRIES || Instant::now() + pause >= budget {
+            let is_spent = failures >= TRIES && !self.has_elsewhere(&route);
+            if !error.refusal.is_retryable() || is_spent || Instant::now() + pause >= budget {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
             backend.metrics.retried();
@@ -217,12 +217,24 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Another member of the route's group, or the same; without a group there is only the one.
+    /// Whether the route's backend has been found to be down by now and another one of its group is well.
+    fn has_elsewhere(&self, route: &Route) -> bool {
+        let group = route.group.as_ref().filter(|_| !route.backend.is_up());
+        group.is_some_and(|group| group.well(&self.mailbox().normalised()).is_some())
+    }
+
+    /// Another member of the route's group, or the same; without a group there is only the one. A login that has failed
+    /// once does not find out for others whether a backend is back, if that can be.
     fn choose_again(&self, route: &mut Route) -> Result<(), Refusal> {
-        let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user);
-        let chosen = route.group.as_ref().and_then(|group| group.choose_again(&mailbox.normalised()).cloned());
+        let user = self.mailbox().normalised();
+        let chosen = route.group.as_ref().and_then(|group| group.well(&user).or_else(|| group.choose(&user)).cloned());
         route.backend = chosen.ok_or(Refusal::BackendDown)?;
         Ok(())
+    }
+
+    /// The user whose mail is to be opened.
+    fn mailbox(&self) -> &UserName {
+        self.login.authzid.as_ref().unwrap_or(&self.login.user)
     }
 
     /// One try. `budget` is the backend's time: what the client takes to answer a challenge is added to it.

@@ -466,6 +466,20 @@ async fn when_nobody_is_well_clients_hear_it_at_once() {
 }
 
 #[tokio::test]
+async fn the_first_to_meet_a_dead_backend_is_let_in_elsewhere() {
+    let (blue, green) = (Backend::listen().await, Backend::listen().await);
+    let config = config("first_healthy", &[blue.section("blue"), green.section("green")]);
+    drop(blue);
+    let server = Running::start(Path::new("."), &config);
+    let mut ann = Client::connect(server.at("plain")).await;
+    ann.hear(GREETING).await;
+    ann.say("a LOGIN ann pass\r\n").await;
+    let _there = green.let_in().await;
+    ann.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+    assert!(server.metric("mailmux_backend_up{backend=\"blue\"}").await < 0.5);
+}
+
+#[tokio::test]
 async fn a_backend_that_greets_and_fails_everybody_is_given_up_and_taken_back() {
     let world = World::new("first_healthy").await;
     world.broken.set(Some("*"));
