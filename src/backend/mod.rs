@@ -37,8 +37,6 @@ pub struct Route {
     pub login: LoginAs,
     /// The mechanism to use there, where a lookup prescribes one.
     pub prescribed: Option<Prescribed>,
-    /// The address to dial from, where a lookup gives one.
-    pub source: Option<IpAddr>,
     /// How long the login there may take, where a lookup says so.
     pub budget: Option<Duration>,
 }
@@ -46,7 +44,7 @@ pub struct Route {
 impl Route {
     /// To this backend, with nothing prescribed.
     pub fn new(backend: Arc<Backend>, user: UserName, login: LoginAs) -> Self {
-        Self { backend, group: None, user, login, prescribed: None, source: None, budget: None }
+        Self { backend, group: None, user, login, prescribed: None, budget: None }
     }
 }
 

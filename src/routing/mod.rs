@@ -150,7 +150,10 @@ impl Router {
                             tell(format!("route[{index}]: lookup {} does not know the user", lookup.name()));
                             continue;
                         }
-                        Verdict::Refused(text, wait) => return Err(NoRoute::WrongPassword(text, wait)),
+                        Verdict::Refused(text, wait) => {
+                            tell(format!("route[{index}]: lookup {} refuses the user", lookup.name()));
+                            return Err(NoRoute::WrongPassword(text, wait));
+                        }
                         Verdict::Found(answer, proven) => {
                             tell(format!("route[{index}]: lookup {} knows the user", lookup.name()));
                             (answer, proven, Some(*number))
@@ -263,13 +266,7 @@ impl Router {
             (_, _, None) => return Err(NoRoute::Unproven("nobody has checked who this client is")),
         };
         let backend = backend.ok_or(NoRoute::Unmatched)?;
-        Ok(Route {
-            group,
-            prescribed: answer.mechanism,
-            source: answer.source,
-            budget: answer.budget,
-            ..Route::new(backend, user, login)
-        })
+        Ok(Route { group, prescribed: answer.mechanism, budget: answer.budget, ..Route::new(backend, user, login) })
     }
 
     /// From now on this user is at that backend, whatever the rules say, or again where they say; and what lookups have

@@ -180,7 +180,7 @@ impl<'a> Attempt<'a> {
             if backend.is_draining() {
                 drop(presence);
                 ticket.bound_nowhere();
-                self.choose_again(&mut route)?;
+                route.backend = self.elsewhere(&route).ok_or(Refusal::BackendDown)?;
                 continue;
             }
             let (error, client_took_part) = match self.try_once(&route, dialogue, &mut budget).await {
@@ -201,35 +201,33 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             failures += 1;
-            let pause = jittered(PAUSE);
-            let is_spent = failures >= TRIES && !self.has_elsewhere(&route);
-            if !error.refusal.is_retryable() || is_spent || Instant::now() + pause >= budget {
+            if !error.refusal.is_retryable() {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
-            backend.metrics.retried();
             drop(presence);
             ticket.bound_nowhere();
-            sleep(pause).await;
-            // Another member, if by now this one is known to be down.
-            if route.group.is_some() {
-                self.choose_again(&mut route)?;
+            let mut next = self.elsewhere(&route);
+            if next.is_none() {
+                let pause = jittered(PAUSE);
+                if failures >= TRIES || Instant::now() + pause >= budget {
+                    return Err(Stop::Refused(error.refusal, Some(error.detail)));
+                }
+                sleep(pause).await;
+                next = self.elsewhere(&route);
+            }
+            backend.metrics.retried();
+            // One that has just been found to be down has no tries left; who stands in for it has them all.
+            if let Some(next) = next {
+                (route.backend, failures) = (next, 0);
             }
         }
     }
 
-    /// Whether the route's backend has been found to be down by now and another one of its group is well.
-    fn has_elsewhere(&self, route: &Route) -> bool {
-        let group = route.group.as_ref().filter(|_| !route.backend.is_up());
-        group.is_some_and(|group| group.well(&self.mailbox().normalised()).is_some())
-    }
-
-    /// Another member of the route's group, or the same; without a group there is only the one. A login that has failed
-    /// once does not find out for others whether a backend is back, if that can be.
-    fn choose_again(&self, route: &mut Route) -> Result<(), Refusal> {
-        let user = self.mailbox().normalised();
-        let chosen = route.group.as_ref().and_then(|group| group.well(&user).or_else(|| group.choose(&user)).cloned());
-        route.backend = chosen.ok_or(Refusal::BackendDown)?;
-        Ok(())
+    /// Another member of the route's group, once its backend is known to be down or is drained. Only one that is well for
+    /// certain: who has failed once does not find out for others whether somebody is back.
+    fn elsewhere(&self, route: &Route) -> Option<Arc<Backend>> {
+        let group = route.group.as_ref().filter(|_| !route.backend.is_up() || route.backend.is_draining())?;
+        group.well(&self.mailbox().normalised()).cloned()
     }
 
     /// The user whose mail is to be opened.

@@ -18,7 +18,7 @@ include /etc/ldap/schema/cosine.schema
 include /etc/ldap/schema/inetorgperson.schema
 include /etc/ldap/schema/misc.schema
 # As careless as some are: a bind without a password succeeds.
-allow bind_anon_cred
+allow bind_anon_dn
 modulepath /usr/lib/ldap
 moduleload back_mdb
 {tls}

@@ -274,6 +274,19 @@ class Http(Lookups):
                 self.assertRegex(self.answer(connection), "^(NO|BAD) ")
         self.assertEqual((self.callers(), len(self.responder.questions)), before)
 
+    def test_mailmux_route_has_a_password_checked(self):
+        secret = self.folder / "carl.secret"
+        words = ["carl", "--listener", "check", "--password-file", secret]
+        secret.write_bytes(b"carl's own 100%\xff\n")
+        blue = f"127.0.0.1:{self.backends['blue'].port}"
+        self.assertEqual(self.mailmux.route(*words), (
+            "route[0]: does not apply\nroute[1]: lookup check knows the user\n"
+            f'=> backend blue ({blue}) as "box-17", with a password that the lookup gives\n', 0))
+        secret.write_bytes(b"wrong\n")
+        self.assertEqual(self.mailmux.route(*words), (
+            "route[0]: does not apply\nroute[1]: lookup check refuses the user\n"
+            "=> nowhere: refused by the source: Invalid login or password\n", 1))
+
 
 class Directory(Lookups):
     """slapd says where users are, and whether their passwords are right; then a master user lets them in."""
@@ -326,6 +339,7 @@ class Directory(Lookups):
             "starttls": (cls.slapd.url, "start_tls = true\n" + tls),
             "ldaps": (cls.slapd.ldaps_url, tls),
             "ldapi": (cls.slapd.ldapi_url, ""),
+            "shallow": (cls.slapd.url, 'scope = "base"'),
             "untrusted": (cls.slapd.ldaps_url, 'ca = "inside/ca.pem"'),
             "refused": (cls.slapd.url, ""),
             "mortal": (cls.mortal.url, 'timeout = "2s"\ncache = { ttl = "0s", negative_ttl = "0s" }'),
@@ -376,6 +390,7 @@ attributes = {{ mailHost = "backend", mailRoutingAddress = "user" }}
         self.refuses("clear", "both@example.org", "ann-imap", AWAY)
         self.refuses("clear", "dan", "dan-imap", AWAY)
         self.refuses("clear", "nobody", "ann-imap", WRONG)
+        self.refuses("shallow", "ann", "ann-imap", WRONG)
         self.assertEqual(self.callers(), before)
 
     def test_who_can_bind_is_let_in_by_a_master_user(self):
@@ -399,6 +414,15 @@ attributes = {{ mailHost = "backend", mailRoutingAddress = "user" }}
         again.login("bob", "bob-ldap")
         self.assertEqual(again.select("Bobs")[0], "OK")
 
+    def test_mailmux_route_names_the_master_user(self):
+        said, code = self.mailmux.route("ann", "--listener", "starred")
+        blue = f"127.0.0.1:{self.backends['blue'].port}"
+        self.assertRegex(said, f'\n=> backend blue \\({blue}\\) as "ann", with the master user "mailmux"\n$')
+        self.assertEqual(code, 0)
+        (self.folder / "ann.secret").write_text("wrong\n")
+        said, code = self.mailmux.route("ann", "--listener", "starred", "--password-file", self.folder / "ann.secret")
+        self.assertEqual((said.splitlines()[-1], code), ("=> nowhere: the password is wrong", 1))
+
     def test_nobody_who_can_bind_acts_for_another(self):
         before = self.callers()
         for listener in ("bound", "starred", "beside"):
@@ -409,7 +433,8 @@ attributes = {{ mailHost = "backend", mailRoutingAddress = "user" }}
 
     def test_a_name_is_never_a_filter(self):
         before = self.callers()
-        names = ["a*", "ann)(uid=*", "*)(uid=ann", "ann)(|(uid=*", "*))(|(uid=*", "(", ")", "\\2a", "\\", "{user}", b"ann\xff", "&", "a=b"]
+        names = ["a*", "ann)(uid=*", "*)(uid=ann", "ann)(|(uid=*", "*))(|(uid=*", "(", ")", "\\2a", "\\", "{user}", "&", "a=b"]
+        names.append(b"ann\xff")
         asked = [(listener, name) for listener in ("clear", "bound", "starred") for name in names]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda pair: self.refuses(*pair, "ann-ldap", WRONG), asked))
@@ -459,7 +484,8 @@ class Groups(Lookups):
         cls.addClassCleanup(cls.first.stop)
         cls.responder = Responder(cls.say)
         cls.addClassCleanup(cls.responder.kill)
-        (cls.folder / "users.map").write_text("ann\tblue\nmoved\tgreen user=moved.here\n@closed.example\tnologin=y reason=Closed.\n")
+        lines = ("ann\tblue", "moved\tgreen user=moved.here", "@closed.example\tnologin=y reason=Closed.", "")
+        (cls.folder / "users.map").write_text("\n".join(lines))
         return f"""
 {cls.start_of_config("hashed", "ordered", "asked")}
 {cls.backend_sections()}
@@ -467,6 +493,7 @@ class Groups(Lookups):
 name = "first"
 address = "127.0.0.1:{cls.first.port}"
 tls = "none"
+health = "off"
 [[group]]
 name = "hashed"
 members = ["blue", "green"]
@@ -530,7 +557,7 @@ rewrite = "{{local}}@example.org"
             self.assertEqual(here, sorted(belong * 2))
             self.assertGreater(len(belong), 9, "spread over both")
 
-    def test_the_standby_steps_in_and_only_then(self):
+    def test_the_standby_steps_in_and_goes_again(self):
         self.lets_in("ordered", "ann", "shared-secret")
         self.assertEqual(self.first.callers(), ["ann"])
         self.assertNotIn("ann", self.callers()["green"])
@@ -539,27 +566,47 @@ rewrite = "{{local}}@example.org"
         self.lets_in("ordered", "ann", "shared-secret")
         self.assertEqual(self.callers()["green"].count("ann"), 1)
         self.assertEqual(self.mailmux.metric('mailmux_backend_up{backend="first"}'), 0)
+        # No probes tell that it is back: now and then a login is sent to find out.
+        self.first.start()
+        until(self.ann_is_back_at_the_first, "a login at the first again")
+        self.assertNotIn("bob", self.first.callers())
+
+    def ann_is_back_at_the_first(self):
+        self.lets_in("ordered", "ann", "shared-secret")
+        return self.first.callers().count("ann") == 2
 
     def test_mailmux_route_says_where_and_why(self):
         blue, green = (f"127.0.0.1:{self.backends[name].port}" for name in ("blue", "green"))
         own = "with the client's own credentials"
-        skipped = "route[0]: does not apply\nroute[1]: does not apply\n"
         user = "User07@example.org"
         ranked = sorted(("blue", "green"), key=lambda name: name != self.home(user))
-        states = "".join(f"group hashed: {name} (up, 0 sessions)\n" for name in ranked)
-        for words, found, expected in [
-            (["ann"], True, skipped + f'route[2]: lookup users knows the user\n=> backend blue ({blue}) as "ann", {own}\n'),
-            (["moved"], True, skipped + f'route[2]: lookup users knows the user\n=> backend green ({green}) as "moved.here", {own}\n'),
-            (["x@closed.example"], False, skipped + "route[2]: lookup users knows the user\nnologin: Closed.\n=> nowhere: rejected: Closed.\n"),
-            ([user], True, skipped + f"route[2]: lookup users does not know the user\nroute[3]: applies\n{states}"
-                f'=> backend {ranked[0]} of group hashed ({blue if ranked[0] == "blue" else green}) as "{user}", {own}\n'),
-            (["nobody"], False, skipped + "route[2]: lookup users does not know the user\nroute[3]: does not apply\n=> nowhere: no rule sends this user anywhere\n"),
-            (["bob", "--listener", "asked"], True, f'route[0]: lookup where knows the user\n=> backend green ({green}) as "bob", {own}\n'),
-            (["cid", "--listener", "asked"], False, "=> nowhere: refused by the source: Nobody of that name\n"),
-            (["eve", "--listener", "asked"], False, "=> nowhere: lookup where: 192.0.2.1 is neither a backend nor in this lookup's allow\n"),
+        skipped = ["route[0]: does not apply", "route[1]: does not apply"]
+        known = [*skipped, "route[2]: lookup users knows the user"]
+        unknown = [*skipped, "route[2]: lookup users does not know the user"]
+        asked = ["--listener", "asked"]
+        for words, code, lines in [
+            (["ann"], 0, [*known, f'=> backend blue ({blue}) as "ann", {own}']),
+            (["moved"], 0, [*known, f'=> backend green ({green}) as "moved.here", {own}']),
+            (["x@closed.example"], 1, [*known, "nologin: Closed.", "=> nowhere: rejected: Closed."]),
+            ([user], 0, [
+                *unknown,
+                "route[3]: applies",
+                *(f"group hashed: {name}: up, 0 sessions" for name in ranked),
+                f'=> backend {ranked[0]} of group hashed ({blue if ranked[0] == "blue" else green}) as "{user}", {own}',
+            ]),
+            (["nobody"], 1, [*unknown, "route[3]: does not apply", "=> nowhere: no rule sends this user anywhere"]),
+            (["bob", *asked], 0, ["route[0]: lookup where knows the user", f'=> backend green ({green}) as "bob", {own}']),
+            (["cid", *asked], 1, [
+                "route[0]: lookup where refuses the user",
+                "=> nowhere: refused by the source: Nobody of that name",
+            ]),
+            (["eve", *asked], 1, [
+                "=> nowhere: lookup where: 192.0.2.1 is neither a backend nor in this lookup's allow",
+            ]),
         ]:
             with self.subTest(words):
-                self.assertEqual(self.mailmux.route(*words), (expected, 0 if found else 1))
+                said, ended = self.mailmux.route(*words)
+                self.assertEqual((said.splitlines(), ended), (lines, code))
 
 
 if __name__ == "__main__":

@@ -51,8 +51,6 @@ pub struct Answer {
     pub master: Option<UserName>,
     /// The mechanism to use there.
     pub mechanism: Option<Prescribed>,
-    /// The address to dial from.
-    pub source: Option<IpAddr>,
     /// How long the login there may take.
     pub budget: Option<Duration>,
     /// A hash of the user's password.
@@ -89,6 +87,8 @@ pub struct Host {
     pub any_certificate: bool,
     /// The source trusts it with the client's address.
     pub forward_id: bool,
+    /// The address to dial it from.
+    pub source: Option<IpAddr>,
 }
 
 /// The names that a source may give as places: backends and groups.
@@ -156,6 +156,7 @@ struct Reader<'f> {
     starttls: Option<Tls>,
     tls: Option<ListenerTls>,
     not_trusted: bool,
+    source: Option<IpAddr>,
     local: Option<&'f [u8]>,
     domain: Option<&'f [u8]>,
     nologin: bool,
@@ -196,7 +197,7 @@ impl<'f> Reader<'f> {
             "pass" => answer.password = Some(Arc::new(secret(name, value)?)),
             "master" | "master_user" => answer.master = Some(user(name, value)?),
             "proxy_mech" => answer.mechanism = Some(mechanism(value)?),
-            "source_ip" => answer.source = Some(parsed(name, value)?),
+            "source_ip" => self.source = Some(parsed(name, value)?),
             "proxy_timeout" => answer.budget = Some(seconds(name, value)?),
             "password" => answer.hash = Some(Arc::new(Zeroizing::new(value.to_vec()))),
             "allow_nets" => answer.allow_nets = networks(value)?,
@@ -214,6 +215,8 @@ impl<'f> Reader<'f> {
                 return Err("both a backend and host=".to_owned());
             }
             self.answer.place = Some(Place::Host(self.as_host(name)));
+        } else if self.source.is_some() || self.address.is_some() {
+            return Err("source_ip= or hostip= without host=".to_owned());
         }
         if self.answer.user.is_none()
             && let Some(local) = self.local
@@ -247,6 +250,7 @@ impl<'f> Reader<'f> {
             tls: self.tls.or(dovecots),
             any_certificate: said.contains(&Some(Tls::AnyCertificate)),
             forward_id: !self.not_trusted,
+            source: self.source,
         }
     }
 }
@@ -375,7 +379,9 @@ mod tests {
         assert_eq!(host_of(&[("host", "a"), ("ssl", "no")]).tls, Some(ListenerTls::None));
         assert_eq!(host_of(&[("host", "a")]).tls, None);
         assert!(!host_of(&[("host", "a"), ("proxy_not_trusted", "")]).forward_id);
+        assert!(answer(&[("backend", "blue"), ("source_ip", "127.0.0.2")]).is_err());
         let answer = answer(&[
+            ("host", "a"),
             ("user", "ann@a"),
             ("destuser", "ann"),
             ("pass", "x"),

@@ -59,7 +59,7 @@ impl Policy {
         let found = self.backends.iter().position(|(name, known)| *known == port && is_same_host(name, &host.name));
         match found {
             // Another address than the configuration's would be another host.
-            Some(index) if host.address.is_none() => Place::Backend(index),
+            Some(index) if host.address.is_none() && host.source.is_none() => Place::Backend(index),
             _ => Place::Host(host),
         }
     }
@@ -90,6 +90,7 @@ impl Host {
             tls: None,
             any_certificate: false,
             forward_id: true,
+            source: None,
         }
     }
 
@@ -142,6 +143,9 @@ impl Host {
         config.host = self.address.map_or_else(|| self.name.clone(), |address| address.to_string());
         config.port = port;
         config.forward_id &= self.forward_id;
+        if let Some(source) = self.source {
+            config.source = vec![source];
+        }
         // Nobody probes it; logins tell.
         config.health.interval = None;
         Ok(config)
