@@ -41,12 +41,11 @@ fn main() -> io::Result<()> {
     println!("load           {:8.0} ms", took.as_secs_f64() * 1e3);
     println!("memory         {:8.1} MB", megabytes(held));
 
-    let names: [(&str, fn(usize) -> String); 3] = [
-        ("by name", name),
+    for (what, name) in [
+        ("by name", name as fn(usize) -> String),
         ("by domain", |number| format!("stranger{number}@example.org")),
         ("for everybody", |number| format!("stranger{number}@example.net")),
-    ];
-    for (what, name) in names {
+    ] {
         let took = find_all(&map, users, name)?;
         println!("{what:14} {:8.0} ns", took.as_secs_f64() * 1e9 / f64::from(u32::try_from(users).unwrap_or(u32::MAX)));
     }
