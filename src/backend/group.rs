@@ -30,10 +30,10 @@ impl Group {
         self.ranked(user).into_iter().chain(&self.standby).find(|backend| backend.takes_users())
     }
 
-    /// Where it goes after it has failed: where it does not find out for others whether somebody is back, if that can be.
-    pub fn choose_again(&self, user: &[u8]) -> Option<&Arc<Backend>> {
+    /// The first that is well for certain: nobody who may be down still.
+    pub fn well(&self, user: &[u8]) -> Option<&Arc<Backend>> {
         let is_well = |backend: &&Arc<Backend>| backend.is_up() && !backend.is_draining();
-        self.ranked(user).into_iter().chain(&self.standby).find(is_well).or_else(|| self.choose(user))
+        self.ranked(user).into_iter().chain(&self.standby).find(is_well)
     }
 
     /// The members, first the one where this user belongs when all are well, then the one that would come after it.

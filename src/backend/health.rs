@@ -62,6 +62,8 @@ struct Down {
     wait: Duration,
     /// One does, or did.
     is_tried: bool,
+    /// So many probes have failed since.
+    failed_probes: u32,
 }
 
 /// A change.
@@ -153,11 +155,14 @@ impl Health {
         if !is_news {
             return None;
         }
+        if let Some(down) = track.down.as_mut().filter(|_| user.is_none()) {
+            down.failed_probes = down.failed_probes.saturating_add(1);
+        }
         track.successes = 0;
         track.failures = track.failures.saturating_add(1);
         if track.down.is_none() && track.failures >= fall {
             let (why, trial) = (why.to_owned(), now + FIRST_TRIAL);
-            track.down = Some(Down { since: now, why, trial, wait: FIRST_TRIAL, is_tried: false });
+            track.down = Some(Down { since: now, why, trial, wait: FIRST_TRIAL, is_tried: false, failed_probes: 0 });
         }
         (was_up && !self.is_up()).then(|| Change::Down(why.to_owned()))
     }
@@ -178,8 +183,8 @@ impl Health {
     pub(super) fn until_probe(&self) -> Option<Duration> {
         let interval = self.interval?;
         let looked_at = [Some(&self.reach), self.login_is_probed.then_some(&self.login)];
-        let worst = looked_at.into_iter().flatten().filter(|track| track.down.is_some() && track.successes == 0);
-        let Some(extra) = worst.map(|track| track.failures.saturating_sub(self.fall.get())).max() else {
+        let idle = looked_at.into_iter().flatten().filter(|track| track.successes == 0);
+        let Some(extra) = idle.filter_map(|track| track.down.as_ref()).map(|down| down.failed_probes).max() else {
             return Some(interval);
         };
         let times = 1_u32.checked_shl(extra.min(16)).unwrap_or(RAREST).min(RAREST);
@@ -332,6 +337,11 @@ mod tests {
         assert_eq!(waits, [5, 5, 5, 10, 20, 30, 30]);
         health.succeeded(Aspect::Reach, now);
         assert_eq!(secs(&health), 5, "it may be back");
+        let mut busy = self::health(Some(5), false);
+        for _ in 0..100 {
+            busy.failed(Aspect::Reach, Some(&user("ann")), "refused", now);
+        }
+        assert_eq!(secs(&busy), 5, "that many fail at the moment it goes says nothing of how long it is away");
         assert_eq!(self::health(None, false).until_probe(), None);
     }
 

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::backend::{Aspect, Backend, Presence, Route};
 use crate::dialogue::Dialogue;
-use crate::imap::{Login, Welcome};
+use crate::imap::{Login, UserName, Welcome};
 use crate::limits::UserPermit;
 use crate::link::{Caller, Greeted, Link, LinkError, LoggedIn, Progress};
 use crate::metrics::BackendError;
@@ -21,7 +21,7 @@ use crate::server::{Door, State};
 use crate::sessions::Ticket;
 use crate::tls::{Facts, Stream};
 
-/// How often a backend is tried before the client hears that it is away.
+/// How often a backend is tried before the client hears that it is away, or another one of its group is tried.
 const TRIES: u32 = 3;
 /// How long to wait between tries, give or take a quarter.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -117,8 +117,7 @@ impl<'a> Attempt<'a> {
             return Err(Refusal::Loop.into());
         }
         // Before the way is looked up: who moves the user must know of everybody who goes the old one.
-        let mailbox = login.authzid.as_ref().unwrap_or(&login.user);
-        let ticket = self.server.sessions.enter(mailbox, &self.session).await;
+        let ticket = self.server.sessions.enter(self.mailbox(), &self.session).await;
         let outcome = match self.route().await {
             Ok(route) => self.enter(route, dialogue, &ticket).await,
             Err(refusal) => Err(refusal.into()),
@@ -181,7 +180,7 @@ impl<'a> Attempt<'a> {
             if backend.is_draining() {
                 drop(presence);
                 ticket.bound_nowhere();
-                route.backend = self.another(&route)?;
+                route.backend = self.elsewhere(&route).ok_or(Refusal::BackendDown)?;
                 continue;
             }
             let (error, client_took_part) = match self.try_once(&route, dialogue, &mut budget).await {
@@ -202,42 +201,38 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             failures += 1;
-            if !error.refusal.is_retryable() || Instant::now() >= budget {
+            if !error.refusal.is_retryable() {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
             drop(presence);
             ticket.bound_nowhere();
-            let mut next = self.next(&route)?;
-            if Arc::ptr_eq(&next, &backend) {
+            let mut next = self.elsewhere(&route);
+            if next.is_none() {
                 let pause = jittered(PAUSE);
                 if failures >= TRIES || Instant::now() + pause >= budget {
                     return Err(Stop::Refused(error.refusal, Some(error.detail)));
                 }
                 sleep(pause).await;
-                next = self.next(&route)?;
+                next = self.elsewhere(&route);
             }
             backend.metrics.retried();
             // One that has just been found to be down has no tries left; who stands in for it has them all.
-            if !Arc::ptr_eq(&next, &backend) {
+            if let Some(next) = next {
                 (route.backend, failures) = (next, 0);
             }
         }
     }
 
-    /// Where to try next: where it failed, or at another member of the group if by now that one is known to be down.
-    fn next(&self, route: &Route) -> Result<Arc<Backend>, Refusal> {
-        let backend = &route.backend;
-        if route.group.is_none() || (backend.is_up() && !backend.is_draining()) {
-            return Ok(Arc::clone(backend));
-        }
-        self.another(route)
+    /// Another member of the route's group, once its backend is known to be down or is drained. Only one that is well for
+    /// certain: who has failed once does not find out for others whether somebody is back.
+    fn elsewhere(&self, route: &Route) -> Option<Arc<Backend>> {
+        let group = route.group.as_ref().filter(|_| !route.backend.is_up() || route.backend.is_draining())?;
+        group.well(&self.mailbox().normalised()).cloned()
     }
 
-    /// Another member of the route's group; without a group there is only the one.
-    fn another(&self, route: &Route) -> Result<Arc<Backend>, Refusal> {
-        let mailbox = self.login.authzid.as_ref().unwrap_or(&self.login.user).normalised();
-        let chosen = route.group.as_ref().and_then(|group| group.choose_again(&mailbox).cloned());
-        chosen.ok_or(Refusal::BackendDown)
+    /// The user whose mail is to be opened.
+    fn mailbox(&self) -> &UserName {
+        self.login.authzid.as_ref().unwrap_or(&self.login.user)
     }
 
     /// One try. `budget` is the backend's time: what the client takes to answer a challenge is added to it.

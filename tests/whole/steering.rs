@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use mailmux::imap::UserName;
 use mailmux::steer::{Drained, Moved, SteerError};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -25,34 +26,38 @@ const AWAY: &str = "a NO [UNAVAILABLE] Account is temporarily unavailable.\r\n";
 const MOVED: &str = "* BYE Your mailbox is being moved, log in again.\r\n";
 
 /// What has happened, in its order: `blue ann` when a login arrives there, and what a test writes in between.
-#[derive(Clone, Default)]
-struct Journal(Arc<Mutex<Vec<String>>>);
+#[derive(Clone)]
+struct Journal(Arc<watch::Sender<Vec<String>>>);
 
 impl Journal {
+    fn new() -> Self {
+        Self(Arc::new(watch::channel(Vec::new()).0))
+    }
+
     fn note(&self, what: impl Into<String>) {
-        self.0.lock().expect("no panic").push(what.into());
+        self.0.send_modify(|lines| lines.push(what.into()));
     }
 
     fn all(&self) -> Vec<String> {
-        self.0.lock().expect("no panic").clone()
+        self.0.borrow().clone()
     }
 
     /// Where a user has come, in its order.
     fn of(&self, user: &str) -> Vec<String> {
-        let end = format!(" {user}");
-        self.all().iter().filter_map(|line| line.strip_suffix(&end)).map(ToOwned::to_owned).collect()
+        of(&self.0.borrow(), user)
     }
 
-    /// Waits for so many more lines about one user.
+    /// Waits for so many more logins of one user.
     async fn more(&self, user: &str, count: usize) {
         let enough = self.of(user).len() + count;
-        soon(&format!("{count} more logins of {user}"), async {
-            while self.of(user).len() < enough {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let mut lines = self.0.subscribe();
+        let waited = lines.wait_for(|lines| of(lines, user).len() >= enough);
+        soon(&format!("{count} more logins of {user}"), waited).await.expect("a journal");
     }
+}
+
+fn of(lines: &[String], user: &str) -> Vec<String> {
+    lines.iter().filter_map(|line| Some(line.strip_suffix(user)?.strip_suffix(' ')?.to_owned())).collect()
 }
 
 /// Whose logins a backend ends by closing.
@@ -103,7 +108,7 @@ struct World {
 impl World {
     /// A group `eu` of `blue` and `green`, where everybody is, and `red` beside it.
     async fn new(choose: &str) -> Self {
-        let (journal, broken) = (Journal::default(), Broken::default());
+        let (journal, broken) = (Journal::new(), Broken::default());
         let [blue, green, red] = [Backend::listen().await, Backend::listen().await, Backend::listen().await];
         let config = config(choose, &[blue.section("blue"), green.section("green"), red.section("red")]);
         let whole = Broken::default;
@@ -123,7 +128,7 @@ impl World {
 
     /// Logs a user in and out again and again, `times` at once, until told to stop.
     fn come_and_go(&self, users: &[&'static str], times: usize) -> Crowd {
-        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(watch::channel(0).0));
         let address = self.server.at("plain");
         let one = |user: &'static str| {
             let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
@@ -135,7 +140,7 @@ impl World {
                     // Whoever is in may be told to leave.
                     let fine = ["b OK done\\r\\n* BYE bye\\r\\nc OK out\\r\\n", ""];
                     assert!(fine.contains(&heard.as_str()) || heard.contains("* BYE"), "{user} heard {heard:?}");
-                    count.fetch_add(1, Ordering::Relaxed);
+                    count.send_modify(|count| *count += 1);
                 }
             })
         };
@@ -147,21 +152,16 @@ impl World {
 /// Users who come and go.
 struct Crowd {
     stop: Arc<AtomicBool>,
-    count: Arc<AtomicUsize>,
+    count: Arc<watch::Sender<usize>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Crowd {
     /// Waits until they have come so many times more.
     async fn more(&self, count: usize) {
-        let enough = self.count.load(Ordering::Relaxed) + count;
-        soon(&format!("{count} more sessions"), async {
-            while self.count.load(Ordering::Relaxed) < enough {
-                assert!(self.tasks.iter().all(|task| !task.is_finished()), "somebody has failed");
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let enough = *self.count.borrow() + count;
+        let mut counted = self.count.subscribe();
+        soon(&format!("{count} more sessions"), counted.wait_for(|count| *count >= enough)).await.expect("they come");
     }
 
     /// Everybody goes home; nobody has failed.
@@ -463,6 +463,20 @@ async fn when_nobody_is_well_clients_hear_it_at_once() {
         client.hear(AWAY).await;
     }
     assert!(began.elapsed() < Duration::from_secs(2), "they were not tried: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn the_first_to_meet_a_dead_backend_is_let_in_elsewhere() {
+    let (blue, green) = (Backend::listen().await, Backend::listen().await);
+    let config = config("first_healthy", &[blue.section("blue"), green.section("green")]);
+    drop(blue);
+    let server = Running::start(Path::new("."), &config);
+    let mut ann = Client::connect(server.at("plain")).await;
+    ann.hear(GREETING).await;
+    ann.say("a LOGIN ann pass\r\n").await;
+    let _there = green.let_in().await;
+    ann.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+    assert!(server.metric("mailmux_backend_up{backend=\"blue\"}").await < 0.5);
 }
 
 #[tokio::test]

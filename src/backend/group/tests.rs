@@ -285,12 +285,9 @@ async fn one_that_is_down_and_not_probed_is_tried_by_one_user_now_and_then() {
         let tries = || everybody(&group).into_iter().filter(|name| name == "blue").count();
         assert_eq!(tries(), 0, "{choose:?}");
         tokio::time::advance(Duration::from_secs(1)).await;
-        let again = |number| group.choose_again(user(number).as_bytes()).map(|backend| backend.config.name.as_str());
-        assert!((0..100).all(|number| again(number) == Some("green")), "whoever has failed once tries nothing");
-        assert_eq!(tries(), 1, "{choose:?}");
-        tokio::time::advance(Duration::from_secs(1)).await;
+        let well = |number| group.well(user(number).as_bytes()).map(|backend| backend.config.name.as_str());
+        assert!((0..100).all(|number| well(number) == Some("green")), "{choose:?}");
         named(&group, "green").set_draining(true);
-        assert_eq!(again(0), Some("blue"), "unless there is nothing else");
-        assert_eq!(again(1), None);
+        assert_eq!(well(0), None, "{choose:?}");
     }
 }
