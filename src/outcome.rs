@@ -326,8 +326,8 @@ impl Ending {
             Self::LoginTimeout => Some(b"* BYE No login in time.\r\n"),
             Self::IdleTimeout => Some(b"* BYE Idle for too long.\r\n"),
             Self::Stopping => Some(b"* BYE Server is shutting down.\r\n"),
-            Self::Kicked => Some(b"* BYE Disconnected by the operator.\r\n"),
-            Self::Moved => Some(b"* BYE Your mailbox is being moved, log in again.\r\n"),
+            Self::Kicked => Some(b"* BYE Closed by the administrator.\r\n"),
+            Self::Moved => Some(b"* BYE Account is moving, please log in again.\r\n"),
             Self::Internal => Some(b"* BYE [SERVERBUG] Internal error.\r\n"),
         }
     }

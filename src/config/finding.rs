@@ -114,15 +114,33 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Passwords do not belong into the file, but somebody will try: such a line is shown up to its `=`.
+/// Passwords do not belong into the file, but somebody will try: such a line is shown up to its `=`. A URL may hold one
+/// before its `@`.
 fn hide_secret(line: &str) -> String {
-    let Some((key, _)) = line.split_once('=') else { return line.into() };
+    let Some((key, value)) = line.split_once('=') else { return line.into() };
     let name = key.trim().to_ascii_lowercase();
     let secret = ["password", "secret", "token"].iter().any(|word| name.contains(word)) && !name.ends_with("_file");
+    let secret = secret || value.split_once(':').is_some_and(|(_, rest)| rest.starts_with("//") && rest.contains('@'));
     if secret { format!("{key}= •••") } else { line.into() }
 }
 
 /// Control characters would let a file speak to the terminal; one character stays one character.
 fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_may_hold_a_secret_are_shown_up_to_it() {
+        for line in ["password = \"hunter2\"", "url = \"postgres://mailmux:hunter2@localhost/mail\""] {
+            let shown = hide_secret(line);
+            assert!(shown.ends_with("= •••") && !shown.contains("hunter2"), "{shown}");
+        }
+        for line in ["url = \"sqlite:users.db\"", "password_file = \"secret\"", "user = \"*@example.org\""] {
+            assert_eq!(hide_secret(line), line);
+        }
+    }
 }

@@ -1,5 +1,9 @@
-use proptest::prelude::*;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::mpsc;
+use std::task::Poll;
+
+use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -164,16 +168,15 @@ async fn work_waits_for_a_place_and_keeps_it_when_nobody_waits_for_it() {
     assert_eq!(ONE.available_permits(), 0, "the thread still works");
     let second = in_turn(&ONE, || 2);
     tokio::pin!(second);
-    assert!(futures_are_pending(second.as_mut()).await);
+    assert!(is_pending(second.as_mut()).await);
     go.send(()).expect("heard");
     assert_eq!(second.await, Ok(2));
-    assert!(in_turn(&ONE, || panic!("by design")).await.is_err());
+    assert!(in_turn::<()>(&ONE, || panic!("by design")).await.is_err());
     assert_eq!(ONE.available_permits(), 1);
 }
 
-async fn futures_are_pending(future: std::pin::Pin<&mut impl Future>) -> bool {
-    let mut future = future;
-    std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
+async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
 }
 
 proptest! {
