@@ -1,6 +1,8 @@
 //! What it measures: how fast one relay moves bytes between two loopback TCP connections, and how much CPU time its own
 //! thread spends on that, beside `tokio::io::copy_bidirectional` doing the same. `bulk`: one direction as fast as it
-//! goes, like a FETCH of a large message. `ping-pong`: 64 bytes there and back, like a client that talks.
+//! goes, in no protocol. `ping-pong`: 64 bytes there and back, like a client that talks. `fetch`: literals of 1 MiB, like
+//! a FETCH of large messages, and `lines`: responses of 40 bytes, like a FETCH of flags; for these also the relay without
+//! its follower, which the client has sent into doubt with a COMPRESS before anything else.
 //!
 //! How: each loop runs alone in a current-thread runtime on a thread of its own; a blocking thread at each end sends and
 //! receives. The two take turns, so that a change of the machine's mood meets both, and the median of the rounds counts.
@@ -24,11 +26,14 @@ use tokio::time::Instant;
 
 /// What the ends send and receive at once, so that they are not what is measured.
 const CHUNK: usize = 256 * 1024;
+/// A large message.
+const MESSAGE: usize = 1024 * 1024;
 
 /// A loop under test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Loop {
     Relay,
+    Unfollowed,
     Copy,
 }
 
@@ -36,7 +41,49 @@ enum Loop {
 #[derive(Debug, Clone, Copy)]
 enum Load {
     Bulk(u64),
+    Fetch(u64),
+    Lines(u64),
     PingPong(u64),
+}
+
+impl Load {
+    /// What the backend says over and over, about a [`CHUNK`] at once.
+    fn chunk(self) -> Vec<u8> {
+        match self {
+            Self::Fetch(_) => {
+                let body = [b"x".repeat(70).as_slice(), b"\r\n"].concat().repeat(MESSAGE / 72);
+                [format!("* 1 FETCH (BODY[] {{{}}}\r\n", body.len()).as_bytes(), &body, b")\r\n"].concat()
+            }
+            Self::Lines(_) => b"* 12345 FETCH (FLAGS (\\Seen) UID 67890)\r\n".repeat(CHUNK / 41),
+            Self::Bulk(_) | Self::PingPong(_) => vec![b'x'; CHUNK],
+        }
+    }
+
+    /// How often it says that.
+    fn chunks(self) -> u64 {
+        match self {
+            Self::Bulk(bytes) | Self::Fetch(bytes) | Self::Lines(bytes) => (bytes / self.chunk().len() as u64).max(1),
+            Self::PingPong(_) => 0,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bulk(_) => "bulk",
+            Self::Fetch(_) => "fetch",
+            Self::Lines(_) => "lines",
+            Self::PingPong(_) => "ping-pong",
+        }
+    }
+}
+
+/// What the client says first, so that the follower follows or does not.
+fn opening(which: Loop, load: Load) -> &'static [u8] {
+    match (which, load) {
+        (_, Load::Bulk(_) | Load::PingPong(_)) => b"",
+        (Loop::Unfollowed, _) => b"a COMPRESS DEFLATE\r\n",
+        (Loop::Relay | Loop::Copy, _) => b"a UID FETCH 1:* X\r\n",
+    }
 }
 
 /// What one round took.
@@ -49,15 +96,24 @@ struct Round {
 fn main() -> io::Result<()> {
     let in_earnest = std::env::args().any(|arg| arg == "--bench");
     let (rounds, bulk, pings) = if in_earnest { (7, 4 << 30, 200_000) } else { (1, 1 << 20, 10) };
-    for load in [Load::Bulk(bulk), Load::PingPong(pings)] {
-        let mut relay = Vec::new();
-        let mut copy = Vec::new();
+    for load in [Load::Bulk(bulk), Load::Fetch(bulk), Load::Lines(bulk), Load::PingPong(pings)] {
+        let loops: &[_] = match load {
+            Load::Bulk(_) | Load::PingPong(_) => &[("mailmux relay", Loop::Relay), ("copy_bidirectional", Loop::Copy)],
+            Load::Fetch(_) | Load::Lines(_) => &[
+                ("mailmux relay", Loop::Relay),
+                ("without follower", Loop::Unfollowed),
+                ("copy_bidirectional", Loop::Copy),
+            ],
+        };
+        let mut taken = vec![Vec::new(); loops.len()];
         for _ in 0..rounds {
-            relay.push(round(Loop::Relay, load)?);
-            copy.push(round(Loop::Copy, load)?);
+            for ((_, which), taken) in loops.iter().zip(&mut taken) {
+                taken.push(round(*which, load)?);
+            }
         }
-        show("mailmux relay", load, relay);
-        show("copy_bidirectional", load, copy);
+        for ((name, _), taken) in loops.iter().zip(taken) {
+            show(name, load, taken);
+        }
     }
     Ok(())
 }
@@ -69,9 +125,10 @@ fn show(name: &str, load: Load, mut rounds: Vec<Round>) {
     rounds.sort_by_key(|round| round.cpu);
     let cpu = rounds[rounds.len() / 2].cpu.as_secs_f64();
     match load {
-        Load::Bulk(bytes) => {
+        Load::Bulk(bytes) | Load::Fetch(bytes) | Load::Lines(bytes) => {
             let gigabytes = bytes as f64 / 1e9;
-            println!("{name:20} bulk       {:8.2} GB/s  {:8.3} CPU s/GB", gigabytes / wall, cpu / gigabytes);
+            let kind = load.name();
+            println!("{name:20} {kind:9}  {:8.2} GB/s  {:8.3} CPU s/GB", gigabytes / wall, cpu / gigabytes);
         }
         Load::PingPong(count) => {
             let count = count as f64;
@@ -85,8 +142,8 @@ fn round(which: Loop, load: Load) -> io::Result<Round> {
     let back = TcpListener::bind("127.0.0.1:0")?;
     let (front_address, back_address) = (front.local_addr()?, back.local_addr()?);
     thread::scope(|scope| {
-        let backend = scope.spawn(move || backend(&back, load));
-        let client = scope.spawn(move || client(front_address, load));
+        let backend = scope.spawn(move || backend(&back, which, load));
+        let client = scope.spawn(move || client(front_address, which, load));
         let mover = scope.spawn(move || move_bytes(which, &front, back_address));
         let ends = [client, backend].map(|end| end.join().map_err(|_| io::Error::other("an end panicked")));
         for end in ends {
@@ -110,7 +167,7 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
         let mut client = tokio::net::TcpStream::from_std(client)?;
         let mut backend = tokio::net::TcpStream::from_std(backend)?;
         match which {
-            Loop::Relay => {
+            Loop::Relay | Loop::Unfollowed => {
                 let minute = Duration::from_mins(1);
                 let times = Times { idle: minute, half_closed: minute, write: minute };
                 let (_phase, stop) = watch::channel(Phase::Running);
@@ -124,11 +181,12 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
     })
 }
 
-fn client(address: SocketAddr, load: Load) -> io::Result<()> {
+fn client(address: SocketAddr, which: Loop, load: Load) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
+    stream.write_all(opening(which, load))?;
     match load {
-        Load::Bulk(bytes) => {
+        Load::Bulk(_) | Load::Fetch(_) | Load::Lines(_) => {
             let mut chunk = vec![0; CHUNK];
             let mut got = 0;
             loop {
@@ -137,7 +195,7 @@ fn client(address: SocketAddr, load: Load) -> io::Result<()> {
                     n => got += n as u64,
                 }
             }
-            assert_eq!(got, bytes, "everything arrives");
+            assert_eq!(got, load.chunk().len() as u64 * load.chunks(), "everything arrives");
         }
         Load::PingPong(count) => {
             let mut message = [b'x'; 64];
@@ -150,13 +208,14 @@ fn client(address: SocketAddr, load: Load) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-fn backend(listener: &TcpListener, load: Load) -> io::Result<()> {
+fn backend(listener: &TcpListener, which: Loop, load: Load) -> io::Result<()> {
     let (mut stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
+    stream.read_exact(&mut vec![0; opening(which, load).len()])?;
     match load {
-        Load::Bulk(bytes) => {
-            let chunk = vec![b'x'; CHUNK];
-            for _ in 0..bytes / CHUNK as u64 {
+        Load::Bulk(_) | Load::Fetch(_) | Load::Lines(_) => {
+            let chunk = load.chunk();
+            for _ in 0..load.chunks() {
                 stream.write_all(&chunk)?;
             }
         }

@@ -186,6 +186,10 @@ impl Follower {
             self.hear_continuation()?;
             return Ok(true);
         }
+        // Most of what a busy backend says: `* 1 FETCH`.
+        if head.starts_with(b"* ") && head.get(2).is_some_and(u8::is_ascii_digit) {
+            return Ok(false);
+        }
         match status_line(head) {
             Some((None, status, _)) => {
                 if status == Status::Bye {

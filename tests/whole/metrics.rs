@@ -120,6 +120,7 @@ async fn stopping_ends_everybody() {
     let (mut call, _) = backend.let_in().await;
     inside.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
     server.phase.send_replace(Phase::Stopped);
+    inside.hear("* BYE Server is shutting down.\r\n").await;
     inside.hear_end().await;
     call.hear_end().await;
     server.ended().await;

@@ -31,6 +31,7 @@ async fn sigterm_drains_and_a_second_one_ends_at_once() {
     .await;
 
     program.signal("-TERM");
+    inside.hear("* BYE Server is shutting down.\r\n").await;
     inside.hear_end().await;
     let log = program.ended().await;
     assert!(log.contains("reason=stopping") && log.contains("mailmux has stopped"), "{log}");
