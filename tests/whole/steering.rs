@@ -23,7 +23,7 @@ use crate::support::{show, soon};
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_hours(1);
 const AWAY: &str = "a NO [UNAVAILABLE] Account is temporarily unavailable.\r\n";
-const MOVED: &str = "* BYE Your mailbox is being moved, log in again.\r\n";
+const MOVED: &str = "* BYE Account is moving, please log in again.\r\n";
 
 /// What has happened, in its order: `blue ann` when a login arrives there, and what a test writes in between.
 #[derive(Clone)]
@@ -426,7 +426,7 @@ async fn who_was_kicked_may_come_back() {
     let (mut ann, _) = world.log_in("ann").await;
     let (mut bob, _) = world.log_in("bob").await;
     assert_eq!(world.server.steering.kick(&name("ANN")), 1);
-    assert_eq!(show(&ann.hear_end().await), "* BYE Disconnected by the operator.\\r\\n");
+    assert_eq!(show(&ann.hear_end().await), "* BYE Closed by the administrator.\\r\\n");
     is_alive(&mut bob).await;
     assert_eq!(world.log_in("ann").await.1, "blue");
     assert_eq!(world.server.steering.kick(&name("nobody")), 0);

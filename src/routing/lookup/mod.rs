@@ -53,7 +53,7 @@ pub(super) struct Lookup {
 enum Source {
     File(Map),
     Http(Box<Http>),
-    Sql(Sql),
+    Sql(Box<Sql>),
     Ldap(Ldap),
 }
 
@@ -98,7 +98,7 @@ impl Lookup {
         let source = match &lookup.source {
             LookupSource::File { path } => Source::File(load_map(path, places)?),
             LookupSource::Http(http) => Source::Http(Box::new(Http::new(&with_headers(http)?)?)),
-            LookupSource::Sql(sql) => Source::Sql(Sql::new(sql)?),
+            LookupSource::Sql(sql) => Source::Sql(Box::new(Sql::new(sql)?)),
             LookupSource::Ldap(ldap) => Source::Ldap(Ldap::new(ldap)?),
         };
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
