@@ -151,7 +151,8 @@ where
     usize: ColumnIndex<DB::Row>,
 {
     // It is the operator's text; what users say is bound.
-    let mut query = sqlx::query::<DB>(AssertSqlSafe(text.to_owned()));
+    // Not kept prepared: tables change while we run, and what was prepared before then fails, or finds nobody.
+    let mut query = sqlx::query::<DB>(AssertSqlSafe(text.to_owned())).persistent(false);
     for value in values {
         query = query.bind(value.as_ref().to_owned());
     }

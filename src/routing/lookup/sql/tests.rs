@@ -76,8 +76,17 @@ async fn sqlite() {
     for statement in [TABLE, ROWS] {
         sqlx::query(statement).execute(&pool).await.expect("done");
     }
+    let url = format!("sqlite:{}", path.display());
+    the_same_everywhere(&url).await;
+
+    let all = sql(&url, "SELECT * FROM users WHERE name = :user").expect("sound");
+    assert!(ask(&all, b"ann@example.org").await.expect("an answer").is_some());
+    for change in ["ALTER TABLE users ADD COLUMN ssl TEXT DEFAULT 'yes'", "UPDATE users SET note = 'y'"] {
+        sqlx::query(change).execute(&pool).await.expect("done");
+    }
+    let fields = ask(&all, b"ann@example.org").await.expect("an answer").expect("still known");
+    assert!(fields.contains(&("ssl".to_owned(), "yes".to_owned())), "a table may change: {fields:?}");
     pool.close().await;
-    the_same_everywhere(&format!("sqlite:{}", path.display())).await;
 
     let gone = sql("sqlite:/nonexistent/users.db", "SELECT 1 WHERE 'x' = :user").expect("no mistake yet");
     assert!(ask(&gone, b"x").await.is_err());
