@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use mailmux::process::Phase;
 use mailmux::relay::{Times, relay};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 /// What the ends send and receive at once, so that they are not what is measured.
@@ -114,7 +114,7 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
                 let minute = Duration::from_mins(1);
                 let times = Times { idle: minute, half_closed: minute, write: minute };
                 let (_phase, stop) = watch::channel(Phase::Running);
-                relay(client, backend, times, stop).await;
+                relay(client, backend, times, stop, oneshot::channel().1).await;
             }
             Loop::Copy => {
                 tokio::io::copy_bidirectional(&mut client, &mut backend).await?;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, sleep};
 
 use crate::backend::Backend;
 use crate::imap::UserName;
@@ -42,16 +42,8 @@ struct Held {
 struct Place {
     id: String,
     backend: Mutex<Option<Arc<Backend>>>,
-    leave: watch::Sender<Option<Leave>>,
-}
-
-/// A session is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leave {
-    /// Why.
-    pub ending: Ending,
-    /// When; not all of many at once.
-    pub at: Instant,
+    /// Gone when it has been told.
+    leave: Mutex<Option<oneshot::Sender<Ending>>>,
 }
 
 /// A place taken. It becomes free when this is dropped.
@@ -60,6 +52,7 @@ pub struct Ticket {
     sessions: Arc<Sessions>,
     user: Name,
     place: Arc<Place>,
+    told: Option<oneshot::Receiver<Ending>>,
 }
 
 impl Sessions {
@@ -70,10 +63,11 @@ impl Sessions {
             let (until, mut released) = {
                 let mut entry = self.users.entry(user.clone()).or_default();
                 let Some(hold) = entry.hold.as_ref().filter(|hold| hold.until > Instant::now()) else {
-                    let place = Place { id: id.to_owned(), backend: Mutex::new(None), leave: watch::channel(None).0 };
-                    let place = Arc::new(place);
+                    let (leave, told) = oneshot::channel();
+                    let (backend, leave) = (Mutex::new(None), Mutex::new(Some(leave)));
+                    let place = Arc::new(Place { id: id.to_owned(), backend, leave });
                     entry.places.push(Arc::clone(&place));
-                    return Ticket { sessions: Arc::clone(self), user: user.clone(), place };
+                    return Ticket { sessions: Arc::clone(self), user: user.clone(), place, told: Some(told) };
                 };
                 (hold.until, hold.released.subscribe())
             };
@@ -96,23 +90,25 @@ impl Sessions {
         was_held
     }
 
-    /// Tells all sessions of a user to leave now; says how many.
+    /// Tells all sessions of a user to leave; says how many heard it for the first time.
     pub fn dismiss_user(&self, user: &UserName, ending: Ending) -> usize {
-        let Some(entry) = self.users.get(&user.normalised()) else { return 0 };
-        let leave = Leave { ending, at: Instant::now() };
-        entry.places.iter().for_each(|place| place.tell(leave));
-        entry.places.len()
+        let told = |entry: &User| entry.places.iter().filter(|place| place.tell(ending)).count();
+        self.users.get(&user.normalised()).map_or(0, |entry| told(&entry))
     }
 
-    /// Tells all sessions at a backend to leave, at moments spread over `spread`; says how many.
-    pub fn dismiss_backend(&self, backend: &Arc<Backend>, ending: Ending, spread: Duration) -> usize {
-        let now = Instant::now();
-        let mut told = 0;
+    /// Tells all sessions at a backend to leave, one after the other, within `spread`: their clients are not all to come
+    /// back at once. Says how many heard it for the first time.
+    pub async fn dismiss_backend(&self, backend: &Arc<Backend>, ending: Ending, spread: Duration) -> usize {
+        let mut places = Vec::new();
         for entry in &self.users {
-            for place in entry.places.iter().filter(|place| place.is_at(backend)) {
-                place.tell(Leave { ending, at: now + spread.mul_f64(crate::random::fraction()) });
-                told += 1;
-            }
+            places.extend(entry.places.iter().filter(|place| place.is_at(backend)).cloned());
+        }
+        let pause = spread / u32::try_from(places.len().max(1)).unwrap_or(u32::MAX);
+        let mut told = 0;
+        for place in places {
+            told += usize::from(place.tell(ending));
+            drop(place);
+            sleep(pause).await;
         }
         told
     }
@@ -148,8 +144,10 @@ impl Sessions {
 }
 
 impl Place {
-    fn tell(&self, leave: Leave) {
-        self.leave.send_replace(Some(leave));
+    /// False: it knows already, or has ended.
+    fn tell(&self, ending: Ending) -> bool {
+        let leave = self.leave.lock().unwrap_or_else(PoisonError::into_inner).take();
+        leave.is_some_and(|leave| leave.send(ending).is_ok())
     }
 
     fn is_at(&self, backend: &Arc<Backend>) -> bool {
@@ -170,9 +168,9 @@ impl Ticket {
         self.sessions.freed.notify_waiters();
     }
 
-    /// Hears when the session is to leave.
-    pub fn leave(&self) -> watch::Receiver<Option<Leave>> {
-        self.place.leave.subscribe()
+    /// Hears why the session is to leave, when it is. There is one who listens; what was said before is not lost.
+    pub fn told(&mut self) -> Option<oneshot::Receiver<Ending>> {
+        self.told.take()
     }
 }
 
@@ -227,12 +225,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_in_is_told_and_waited_for() {
         let sessions = Arc::new(Sessions::default());
-        let tickets = [sessions.enter(&ann(), "1").await, sessions.enter(&ann(), "2").await];
-        let mut leaves = tickets.each_ref().map(Ticket::leave);
+        let mut tickets = [sessions.enter(&ann(), "1").await, sessions.enter(&ann(), "2").await];
         assert_eq!(sessions.ids(&ann()), ["1", "2"]);
         assert_eq!(sessions.dismiss_user(&ann(), Ending::Stopping), 2);
-        for leave in &mut leaves {
-            assert_eq!(leave.borrow_and_update().map(|leave| leave.ending), Some(Ending::Stopping));
+        assert_eq!(sessions.dismiss_user(&ann(), Ending::Kicked), 0, "once is enough");
+        for ticket in &mut tickets {
+            assert_eq!(ticket.told().expect("nobody listens yet").await, Ok(Ending::Stopping));
         }
         let gone = sessions.until(|sessions| sessions.of_user(&ann()) == 0);
         let leaving = async {

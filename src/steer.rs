@@ -62,9 +62,9 @@ impl Steering {
         let is_empty = || backend.sessions() == 0;
         let mut dismissed = 0;
         if timeout(patience, self.0.sessions.until(|_| is_empty())).await.is_err() {
-            dismissed = self.0.sessions.dismiss_backend(&backend, Ending::Moved, SPREAD);
+            dismissed = self.0.sessions.dismiss_backend(&backend, Ending::Moved, SPREAD).await;
             let last = self.0.sessions.until(|_| is_empty());
-            if timeout(SPREAD + LEAVING, last).await.is_err() {
+            if timeout(LEAVING, last).await.is_err() {
                 return Err(SteerError::StillThere(backend.sessions()));
             }
         }

@@ -32,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 29] = [
     ("routing", &["backend", "config", "imap", "metrics", "network", "origin", "secret_file", "tls"]),
     ("link", &["backend", "config", "imap", "metrics", "outcome", "proxy_header", "random", "stream", "tls"]),
     ("probe", &["backend", "config", "imap", "link", "random", "secret_file"]),
-    ("relay", &["outcome", "process"]),
+    ("relay", &["imap", "outcome", "process"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
     // Those who know the others.
     (
@@ -90,7 +90,7 @@ const ROOMS: [(&str, &[&str]); 29] = [
 ];
 
 /// An outside crate and the files or folders that may name it.
-const HOMES: [(&str, &[&str]); 34] = [
+const HOMES: [(&str, &[&str]); 35] = [
     ("hickory_resolver", &["link/resolve.rs"]),
     ("quick_cache", &["routing/lookup/cache.rs"]),
     ("sqlx", &["routing/lookup/sql.rs", "routing/lookup/sql/"]),
@@ -106,6 +106,7 @@ const HOMES: [(&str, &[&str]); 34] = [
     ("rcgen", &["tls/"]),
     ("aws_lc_rs", &["tls/", "limits.rs", "random.rs", "admin/", "backend/group.rs", "routing/lookup/"]),
     ("imap_proto", &["imap/response.rs"]),
+    ("memchr", &["imap/follower.rs"]),
     ("base64", &["imap/sasl/"]),
     ("dashmap", &["tally.rs", "tally/", "limits.rs", "sessions.rs", "routing/", "link/resolve.rs"]),
     ("governor", &["tally/"]),

@@ -3,6 +3,7 @@
 
 mod capability;
 pub mod command;
+pub mod follower;
 pub mod framer;
 mod login;
 mod preauth;

@@ -197,10 +197,10 @@ fn word(line: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Tag, status and text.
-type StatusLine<'a> = (Option<&'a [u8]>, Status, &'a [u8]);
+pub(super) type StatusLine<'a> = (Option<&'a [u8]>, Status, &'a [u8]);
 
 /// The parts of a status line, if it is one.
-fn status_line(line: &[u8]) -> Option<StatusLine<'_>> {
+pub(super) fn status_line(line: &[u8]) -> Option<StatusLine<'_>> {
     let (tag, rest) = word(line);
     let (status, text) = word(rest);
     let status = [

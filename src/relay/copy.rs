@@ -53,21 +53,22 @@ pub(super) enum Found {
 }
 
 impl Half {
-    /// Moves what can be moved now. Ready: this half is done. It keeps all its state in itself, so a poll may be the
-    /// last one at any time; what was held is then lost.
+    /// Moves what can be moved now, and lets `hear` have it as it was read, before the writer gets it. Ready: this half is
+    /// done. It keeps all its state in itself, so a poll may be the last one at any time; what was held is then lost.
     pub(super) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
+        hear: impl FnMut(&[u8]),
     ) -> Poll<()>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         if matches!(self.stage, Stage::Open | Stage::Closing)
-            && ready!(self.poll_move(cx, reader, writer, scratch)).is_err()
+            && ready!(self.poll_move(cx, reader, writer, scratch, hear)).is_err()
         {
             self.found.get_or_insert(Found::WriteFailed);
             self.lose_writer();
@@ -92,6 +93,33 @@ impl Half {
     /// Since when something waits for a writer that takes nothing.
     pub(super) fn stalled(&self) -> Option<Instant> {
         self.stalled
+    }
+
+    /// The writer has taken everything that was read, and can be given more.
+    pub(super) fn is_clear(&self) -> bool {
+        self.stage == Stage::Open && self.held.is_empty()
+    }
+
+    /// Nothing will be written any more.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Discarding | Stage::Done)
+    }
+
+    /// Nothing will happen any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Something waits for the writer.
+    pub(super) fn is_held_up(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Gives the writer these words and then the end, instead of what its reader may still have.
+    pub(super) fn end_with(&mut self, words: &[u8]) {
+        self.held = words.to_vec();
+        self.sent = 0;
+        self.stage = Stage::Closing;
     }
 
     /// The memory it owns.
@@ -129,6 +157,7 @@ impl Half {
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
+        mut hear: impl FnMut(&[u8]),
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -145,6 +174,7 @@ impl Half {
                 Poll::Ready(Ok(0)) => self.close(Found::End),
                 Poll::Ready(Ok(n)) => {
                     turn = turn.saturating_sub(n);
+                    hear(&scratch[..n]);
                     self.write_through(cx, writer, &scratch[..n])?;
                 }
                 Poll::Ready(Err(error)) if is_end(&error) => self.close(Found::End),
@@ -156,6 +186,15 @@ impl Half {
                 }
             }
         }
+        self.poll_end(cx, writer)
+    }
+
+    /// Writes what is held, then the end. Ready: done, or the writer failed.
+    pub(super) fn poll_end<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>> {
         ready!(self.poll_clear(cx, writer))?;
         // Flushes first, whatever the writer is.
         let shut = Pin::new(writer).poll_shutdown(cx);

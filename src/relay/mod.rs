@@ -1,5 +1,6 @@
-//! The relay: moves bytes between a client and its backend until one of them is done. It does not look at them. Not
-//! here: users, configuration, counters (the streams count themselves), IMAP.
+//! The relay: moves bytes between a client and its backend until one of them is done or it is told to leave. It alters
+//! none and adds none, but for one BYE at its own end, where the [`Follower`] vouches for the moment. Not here: users,
+//! configuration, counters (the streams count themselves), what the bytes mean.
 
 mod copy;
 
@@ -10,15 +11,19 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::imap::follower::Follower;
 use crate::outcome::Ending;
 use crate::process::Phase;
 use copy::{Found, Half};
 
 /// How much is read at once, and so the most that one direction can come to hold.
 const SCRATCH: usize = 64 * 1024;
+
+/// How long a session that is told to leave may go on until there is a moment for its BYE and the client has taken it.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Longer than any process runs; keeps additions to an [`Instant`] from overflowing.
 const FOREVER: Duration = Duration::from_hours(30 * 365 * 24);
@@ -48,11 +53,17 @@ pub struct Report {
     pub to_backend: u64,
     /// Bytes that the client's stream took.
     pub to_client: u64,
+    /// LOGOUT or BYE went before: if the backend closed, it has not died. False also where that could not be seen.
+    pub logged_out: bool,
 }
 
-/// Moves bytes both ways until both directions have ended, a bound is reached, or `stop` says [`Phase::Stopped`]. Both
-/// streams are gone afterwards. Draining is of no interest here: without reading IMAP there is no moment at which
-/// ending a session would be polite.
+/// Moves bytes both ways until both directions have ended, a bound is reached, `leave` says so, or `stop` says
+/// [`Phase::Stopped`]. Both streams are gone afterwards. Draining is of no interest here.
+///
+/// `leave`, once it has a value, ends the session with that ending and its BYE, as soon as there is a moment for it (see
+/// [`Follower::vouches`]) and everything that was read before has been taken; without a word after five seconds, or at
+/// once where there can be no such moment any more. A sender that is dropped has said nothing. `stop` does the same
+/// without waiting for anything.
 ///
 /// Dropping the future closes both connections; bytes that one side had not taken yet are lost.
 // Not an `async fn`: that would hold its arguments twice.
@@ -61,6 +72,7 @@ pub fn relay<C, B>(
     backend: B,
     times: Times,
     stop: watch::Receiver<Phase>,
+    mut leave: oneshot::Receiver<Ending>,
 ) -> impl Future<Output = Report> + use<C, B>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -77,9 +89,14 @@ where
             let known = known_to.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
             if !known || stop.has_changed().unwrap_or(false) {
                 if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(pair.part(cx, Ending::Stopping));
+                    return Poll::Ready(pair.stop(cx));
                 }
                 known_to = Some(cx.waker().clone());
+            }
+            if !leave.is_terminated()
+                && let Poll::Ready(Ok(ending)) = Pin::new(&mut leave).poll(cx)
+            {
+                pair.leaving = Some(Leaving { ending, until: Instant::now() + GRACE, said: false });
             }
             if let Poll::Ready(ending) = pair.poll(cx) {
                 return Poll::Ready(pair.part(cx, ending));
@@ -102,6 +119,18 @@ struct Pair<C, B> {
     progress: Instant,
     /// The first thing that happened to either side.
     ending: Option<Ending>,
+    /// Hears what is read, not what is taken: each byte in one piece, before the other side can answer it.
+    follower: Follower,
+    leaving: Option<Leaving>,
+}
+
+/// It was told to leave.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    ending: Ending,
+    until: Instant,
+    /// The BYE is on its way.
+    said: bool,
 }
 
 impl<C, B> Pair<C, B>
@@ -118,10 +147,12 @@ where
             times,
             progress: Instant::now(),
             ending: None,
+            follower: Follower::default(),
+            leaving: None,
         }
     }
 
-    /// Ready: both directions have ended.
+    /// Ready: both directions have ended, or the leave is taken.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         let mut scratch = WORKER_SCRATCH.take();
         if scratch.is_empty() {
@@ -129,9 +160,11 @@ where
         }
         let before = (self.to_backend.moved(), self.to_client.moved(), self.ending);
         let done = loop {
-            let to_backend = self.to_backend.poll(cx, &mut self.client, &mut self.backend, &mut scratch);
-            let to_client = self.to_client.poll(cx, &mut self.backend, &mut self.client, &mut scratch);
-            if !self.learn() {
+            let hear = |bytes: &[u8]| self.follower.from_client(bytes);
+            let to_backend = self.to_backend.poll(cx, &mut self.client, &mut self.backend, &mut scratch, hear);
+            let hear = |bytes: &[u8]| self.follower.from_backend(bytes);
+            let to_client = self.to_client.poll(cx, &mut self.backend, &mut self.client, &mut scratch, hear);
+            if !self.learn() && !self.take_leave() {
                 break to_backend.is_ready() && to_client.is_ready();
             }
         };
@@ -139,10 +172,46 @@ where
         if (self.to_backend.moved(), self.to_client.moved(), self.ending) != before {
             self.progress = Instant::now();
         }
-        match self.ending {
-            Some(ending) if done => Poll::Ready(ending),
+        match (self.ending, self.leaving) {
+            (Some(ending), _) if done => Poll::Ready(ending),
+            (ending, Some(leaving)) if self.has_left(leaving) => Poll::Ready(ending.unwrap_or(leaving.ending)),
             _ => Poll::Pending,
         }
+    }
+
+    /// Goes on with leaving, if that was asked for. True: the halves should be polled once more.
+    fn take_leave(&mut self) -> bool {
+        let Some(leaving) = &mut self.leaving else { return false };
+        if leaving.said {
+            // Bytes of the client that are still unread would make the close a reset, which may overtake the BYE.
+            return self.to_client.is_done() && self.to_backend.is_held_up() && self.to_backend.lose_writer();
+        }
+        // After a BYE of the backend's the end comes by itself.
+        if !self.to_client.is_clear() || !self.follower.vouches() || self.follower.said_bye() {
+            return false;
+        }
+        self.to_client.end_with(leaving.ending.bye().unwrap_or_default());
+        leaving.said = true;
+        true
+    }
+
+    /// Nothing is left to wait for.
+    fn has_left(&self, leaving: Leaving) -> bool {
+        if leaving.said {
+            self.to_client.is_done() && (self.to_backend.is_done() || !self.to_backend.is_over())
+        } else {
+            self.follower.doubts() || self.to_client.is_over()
+        }
+    }
+
+    /// Leaves now: says BYE if this happens to be a moment for it and the client takes it at once.
+    fn stop(&mut self, cx: &mut Context<'_>) -> Report {
+        self.leaving.get_or_insert(Leaving { ending: Ending::Stopping, until: self.progress, said: false });
+        if self.take_leave() {
+            // Whether the client took it is its own affair.
+            let _ = self.to_client.poll_end(cx, &mut self.client);
+        }
+        self.part(cx, Ending::Stopping)
     }
 
     /// Notes who ended first. A connection that cannot be read any more cannot be written either: true when the other
@@ -169,6 +238,10 @@ where
             None => (after(self.progress, self.times.idle), Ending::IdleTimeout),
             Some(ending) => (after(self.progress, self.times.half_closed), ending),
         };
+        let quiet = match self.leaving {
+            Some(leaving) if leaving.until < quiet.0 => (leaving.until, self.ending.unwrap_or(leaving.ending)),
+            _ => quiet,
+        };
         let stalled = [&self.to_backend, &self.to_client].into_iter().filter_map(Half::stalled).min();
         match stalled.map(|since| after(since, self.times.write)) {
             Some(at) if at < quiet.0 => (at, Ending::WriteTimeout),
@@ -180,7 +253,12 @@ where
     fn part(&mut self, cx: &mut Context<'_>, ending: Ending) -> Report {
         self.to_backend.part(cx, &mut self.backend);
         self.to_client.part(cx, &mut self.client);
-        Report { ending, to_backend: self.to_backend.moved(), to_client: self.to_client.moved() }
+        Report {
+            ending,
+            to_backend: self.to_backend.moved(),
+            to_client: self.to_client.moved(),
+            logged_out: self.follower.logged_out(),
+        }
     }
 }
 

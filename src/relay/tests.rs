@@ -32,7 +32,12 @@ fn rig(size: usize) -> Rig {
 }
 
 fn report(ending: Ending, to_backend: u64, to_client: u64) -> Report {
-    Report { ending, to_backend, to_client }
+    Report { ending, to_backend, to_client, logged_out: false }
+}
+
+/// No leave is ever asked for.
+fn nobody() -> oneshot::Receiver<Ending> {
+    oneshot::channel().1
 }
 
 async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
@@ -64,7 +69,7 @@ async fn the_client_closes_first_and_its_last_bytes_arrive() {
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
         let sent = pattern(1000);
         let (report_, (), got) = join!(
-            relay(near_client, near_backend, TIMES, stop),
+            relay(near_client, near_backend, TIMES, stop, nobody()),
             async {
                 client.write_all(&sent).await.expect("taken");
                 client.shutdown().await.expect("closes");
@@ -89,7 +94,7 @@ async fn the_backend_closes_first_and_its_last_bytes_arrive() {
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
         let sent = pattern(1000);
         let (report_, (), got) = join!(
-            relay(near_client, near_backend, TIMES, stop),
+            relay(near_client, near_backend, TIMES, stop, nobody()),
             async {
                 backend.write_all(&sent).await.expect("taken");
                 backend.shutdown().await.expect("closes");
@@ -124,7 +129,7 @@ async fn writers_blocked_both_ways_do_not_lock_each_other() {
         assert_eq!(got, sent);
         writer.shutdown().await.expect("closes");
     };
-    let (report_, (), ()) = join!(relay(near_client, near_backend, TIMES, stop), peer(client), peer(backend));
+    let (report_, (), ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), peer(client), peer(backend));
     assert_eq!((report_.to_backend, report_.to_client), (300_000, 300_000));
 }
 
@@ -132,7 +137,7 @@ async fn writers_blocked_both_ways_do_not_lock_each_other() {
 async fn a_peer_that_takes_nothing_stops_the_other_from_sending() {
     let Rig { mut client, backend: _backend, near_client, near_backend, stop, phase } = rig(100);
     let mut taken = 0;
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         let flood = pattern(100);
         let pushing = async {
             loop {
@@ -193,7 +198,7 @@ async fn a_stream_that_delivers_only_on_flush_delivers() {
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
         let near_client = OnFlush { stream: near_client, waiting: Vec::new() };
         let near_backend = OnFlush { stream: near_backend, waiting: Vec::new() };
-        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
             for _ in 0..3 {
                 client.write_all(b"a NOOP\r\n").await.expect("taken");
                 assert_eq!(read_some(&mut backend, 8).await, b"a NOOP\r\n", "while both sides stay open");
@@ -255,7 +260,7 @@ async fn a_read_error_names_its_side_and_the_other_one_still_gets_everything() {
     ] {
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
         let near_client = Breaks { stream: near_client, read: Some(kind), write: None };
-        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
             backend.write_all(b"hello").await.expect("taken");
             assert_eq!(read_some(&mut client, 5).await, b"hello");
             client.write_all(b"last words").await.expect("taken");
@@ -267,7 +272,7 @@ async fn a_read_error_names_its_side_and_the_other_one_still_gets_everything() {
 
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
         let near_backend = Breaks { stream: near_backend, read: Some(kind), write: None };
-        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
             client.write_all(b"hello").await.expect("taken");
             assert_eq!(read_some(&mut backend, 5).await, b"hello");
             backend.write_all(b"last words").await.expect("taken");
@@ -284,7 +289,7 @@ async fn a_write_error_names_its_side_and_the_other_direction_is_heard_out() {
     let broken = Some(io::ErrorKind::BrokenPipe);
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let near_backend = Breaks { stream: near_backend, read: None, write: broken };
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         client.write_all(b"never arrives").await.expect("taken");
         settle().await;
         backend.write_all(b"* BYE").await.expect("taken");
@@ -297,7 +302,7 @@ async fn a_write_error_names_its_side_and_the_other_direction_is_heard_out() {
 
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let near_client = Breaks { stream: near_client, read: None, write: broken };
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         backend.write_all(b"never arrives").await.expect("taken");
         settle().await;
         client.write_all(b"a STORE").await.expect("taken");
@@ -315,7 +320,7 @@ async fn leftovers_come_first_and_in_order() {
     let near_client = Buffered::new(near_client, b"b SELECT INBOX\r\n".to_vec());
     let near_backend = Buffered::new(near_backend, b"* 1 EXISTS\r\n".to_vec());
     let (report_, (), ()) = join!(
-        relay(near_client, near_backend, TIMES, stop),
+        relay(near_client, near_backend, TIMES, stop, nobody()),
         async {
             client.write_all(b"c LOGOUT\r\n").await.expect("taken");
             client.shutdown().await.expect("closes");
@@ -327,14 +332,14 @@ async fn leftovers_come_first_and_in_order() {
             drop(backend);
         },
     );
-    assert_eq!(report_, report(Ending::ClientClosed, 26, 19));
+    assert_eq!(report_, Report { logged_out: true, ..report(Ending::ClientClosed, 26, 19) });
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_session_ends_after_the_idle_time_and_not_before() {
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         sleep(Duration::from_secs(1799)).await;
         client.write_all(b"x").await.expect("still there");
         read_some(&mut backend, 1).await;
@@ -351,7 +356,7 @@ async fn a_quiet_session_ends_after_the_idle_time_and_not_before() {
 async fn a_half_open_peer_is_waited_for_as_long_as_something_moves() {
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         client.shutdown().await.expect("closes");
         for _ in 0..3 {
             sleep(Duration::from_secs(59)).await;
@@ -365,7 +370,7 @@ async fn a_half_open_peer_is_waited_for_as_long_as_something_moves() {
 
     let Rig { client: _client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let started = Instant::now();
-    let (report_, _) = join!(relay(near_client, near_backend, TIMES, stop), backend.shutdown());
+    let (report_, _) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), backend.shutdown());
     assert_eq!(report_, report(Ending::BackendClosed, 0, 0));
     assert_eq!(started.elapsed().as_secs(), 60);
 }
@@ -375,7 +380,7 @@ async fn what_is_only_dropped_does_not_keep_a_session_alive() {
     let Rig { mut client, backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     drop(backend);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         while client.write_all(b"NOOP\r\n").await.is_ok() {
             sleep(Duration::from_secs(1)).await;
         }
@@ -388,7 +393,7 @@ async fn what_is_only_dropped_does_not_keep_a_session_alive() {
 async fn a_peer_that_takes_nothing_for_too_long_ends_the_session() {
     let Rig { client: _client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(10);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         sleep(Duration::from_secs(100)).await;
         backend.write_all(&pattern(15)).await.expect("taken");
     });
@@ -401,7 +406,7 @@ async fn a_peer_that_takes_a_little_at_a_time_is_borne_with() {
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(10);
     let sent = pattern(50);
     let (report_, (), ()) = join!(
-        relay(near_client, near_backend, TIMES, stop),
+        relay(near_client, near_backend, TIMES, stop, nobody()),
         async {
             backend.write_all(&sent).await.expect("taken");
             drop(backend);
@@ -422,7 +427,7 @@ async fn a_peer_that_takes_a_little_at_a_time_is_borne_with() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase } = rig(64);
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         backend.write_all(b"first half, ").await.expect("taken");
         phase.send_replace(Phase::Draining);
         sleep(Duration::from_mins(10)).await;
@@ -435,7 +440,7 @@ async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
 
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         backend.write_all(b"first half").await.expect("taken");
         assert_eq!(read_some(&mut client, 10).await, b"first half");
         phase.send_replace(Phase::Draining);
@@ -450,7 +455,7 @@ async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
 #[tokio::test(start_paused = true)]
 async fn a_phase_that_nobody_can_change_any_more_stops_nothing() {
     let Rig { mut client, backend, near_client, near_backend, stop, phase } = rig(64);
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop), async {
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
         drop(phase);
         settle().await;
         client.write_all(b"x").await.expect("taken");
@@ -464,8 +469,8 @@ async fn a_phase_that_nobody_can_change_any_more_stops_nothing() {
 #[test]
 fn a_relay_is_small() {
     let Rig { near_client, near_backend, stop, .. } = rig(64);
-    let size = size_of_val(&relay(near_client, near_backend, TIMES, stop)) - 2 * size_of::<DuplexStream>();
-    assert!(size < 600, "{size}");
+    let size = size_of_val(&relay(near_client, near_backend, TIMES, stop, nobody())) - 2 * size_of::<DuplexStream>();
+    assert!(size < 700, "{size}");
 }
 
 #[tokio::test]
@@ -501,7 +506,7 @@ async fn an_endless_stream_lets_others_have_their_turn() {
     let backend = tokio::io::join(near, tokio::io::sink());
     tokio::select! {
         biased;
-        _ = relay(endless, backend, TIMES, stop) => panic!("nothing ended it"),
+        _ = relay(endless, backend, TIMES, stop, nobody()) => panic!("nothing ended it"),
         () = settle() => {}
     }
 }
@@ -582,7 +587,7 @@ proptest! {
             let (backend, near_backend) = duplex(sizes.1);
             let (_phase, stop) = watch::channel(Phase::Running);
             let (report_, (client_read, client_wrote), (backend_read, backend_wrote)) = join!(
-                relay(near_client, near_backend, TIMES, stop),
+                relay(near_client, near_backend, TIMES, stop, nobody()),
                 play(client, &client_acts, 0),
                 play(backend, &backend_acts, 0xff),
             );
@@ -592,5 +597,241 @@ proptest! {
             assert_eq!(report_.to_client, backend_wrote.len() as u64);
             assert!(matches!(report_.ending, Ending::ClientClosed | Ending::BackendClosed));
         });
+    }
+}
+
+const KICKED: &[u8] = b"* BYE Closed by the administrator.\r\n";
+const STOPPING: &[u8] = b"* BYE Server is shutting down.\r\n";
+
+/// A relay that can be sent away.
+fn sendable(rig_: Rig) -> (impl Future<Output = Report>, oneshot::Sender<Ending>, Far) {
+    let (leave, told) = oneshot::channel();
+    let Rig { client, backend, near_client, near_backend, phase, stop } = rig_;
+    (relay(near_client, near_backend, TIMES, stop, told), leave, Far { client, backend, phase })
+}
+
+/// What is at the other ends of it.
+struct Far {
+    client: DuplexStream,
+    backend: DuplexStream,
+    phase: watch::Sender<Phase>,
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_sent_away_between_responses_hears_so_at_once() {
+    let started = Instant::now();
+    for (ending, words) in [(Ending::Kicked, KICKED), (Ending::Moved, Ending::Moved.bye().expect("words"))] {
+        let (relayed, leave, mut far) = sendable(rig(64));
+        let (report_, ()) = join!(relayed, async {
+            far.client.write_all(b"a IDLE\r\n").await.expect("taken");
+            assert_eq!(read_some(&mut far.backend, 8).await, b"a IDLE\r\n");
+            far.backend.write_all(b"+ idling\r\n").await.expect("taken");
+            assert_eq!(read_some(&mut far.client, 10).await, b"+ idling\r\n");
+            leave.send(ending).expect("heard");
+            assert_eq!(read_all(&mut far.client).await, words);
+            assert_eq!(read_all(&mut far.backend).await, b"", "no word to the backend");
+        });
+        assert_eq!(report_, report(ending, 8, 10 + words.len() as u64));
+    }
+    assert_eq!(started.elapsed(), Duration::ZERO, "although nobody closed but us");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_has_begun_ends_first() {
+    let (relayed, leave, mut far) = sendable(rig(64));
+    let first = b"* 1 FETCH (BODY[] {20}\r\n1234567890\r\n";
+    let rest = [&b"90123456"[..], b")\r", b"\n"];
+    let started = Instant::now();
+    let (report_, ()) = join!(relayed, async {
+        far.backend.write_all(first).await.expect("taken");
+        assert_eq!(read_some(&mut far.client, first.len()).await, first);
+        leave.send(Ending::Kicked).expect("heard");
+        for piece in rest {
+            sleep(Duration::from_secs(1)).await;
+            far.backend.write_all(piece).await.expect("taken");
+            assert_eq!(read_some(&mut far.client, piece.len()).await, piece);
+        }
+        assert_eq!(read_all(&mut far.client).await, KICKED);
+    });
+    assert_eq!(report_.ending, Ending::Kicked);
+    assert_eq!(started.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_literal_that_pauses_at_a_line_end_is_no_moment() {
+    let (relayed, leave, mut far) = sendable(rig(64));
+    let started = Instant::now();
+    let (report_, ()) = join!(relayed, async {
+        far.backend.write_all(b"* 1 FETCH (BODY[] {20}\r\nline\r\n").await.expect("taken");
+        leave.send(Ending::Moved).expect("heard");
+        assert_eq!(read_all(&mut far.client).await, b"* 1 FETCH (BODY[] {20}\r\nline\r\n", "closed without a word");
+        assert_eq!(read_all(&mut far.backend).await, b"");
+    });
+    assert_eq!(report_, report(Ending::Moved, 0, 30));
+    assert_eq!(started.elapsed(), GRACE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_not_understood_is_closed_without_a_word() {
+    let (relayed, leave, mut far) = sendable(rig(64));
+    let started = Instant::now();
+    let (report_, ()) = join!(relayed, async {
+        far.client.write_all(b"a COMPRESS DEFLATE\r\n").await.expect("taken");
+        read_some(&mut far.backend, 20).await;
+        far.backend.write_all(b"a OK now\r\n").await.expect("taken");
+        assert_eq!(read_some(&mut far.client, 10).await, b"a OK now\r\n");
+        leave.send(Ending::Kicked).expect("heard");
+        assert_eq!(read_all(&mut far.client).await, b"");
+    });
+    assert_eq!(report_, report(Ending::Kicked, 20, 10));
+
+    let Rig { client: _client, backend: _backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let near_client = Buffered::new(near_client, b"a COMPRESS DEFLATE\r\n".to_vec());
+    let (leave, told) = oneshot::channel();
+    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, told), async {
+        settle().await;
+        leave.send(Ending::Kicked).expect("heard");
+    });
+    assert_eq!(report_, report(Ending::Kicked, 20, 0), "what was pipelined behind the login counts");
+    assert_eq!(started.elapsed(), Duration::ZERO, "there is nothing to wait for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_is_taken_before_the_bye() {
+    let (backend, near_backend) = duplex(100);
+    let (relayed, leave, mut far) = sendable(Rig { backend, near_backend, ..rig(10) });
+    let said = b"* 1 EXISTS\r\n".repeat(5);
+    let (report_, ()) = join!(relayed, async {
+        far.backend.write_all(&said).await.expect("taken");
+        settle().await;
+        leave.send(Ending::Kicked).expect("heard");
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(read_all(&mut far.client).await, [&said, KICKED].concat());
+    });
+    assert_eq!(report_, report(Ending::Kicked, 0, (said.len() + KICKED.len()) as u64));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_not_waited_for() {
+    // Stuck in the middle of a response, and of our own words.
+    for said in [&b"* 12 EXISTS\r\n"[..], b"* 1\r\n"] {
+        let (relayed, leave, mut far) = sendable(rig(10));
+        let started = Instant::now();
+        let (report_, ()) = join!(relayed, async {
+            far.backend.write_all(said).await.expect("taken");
+            settle().await;
+            leave.send(Ending::Kicked).expect("heard");
+        });
+        assert_eq!(report_, report(Ending::Kicked, 0, 10));
+        assert_eq!(started.elapsed(), GRACE);
+        assert_eq!(read_all(&mut far.client).await, [said, KICKED].concat()[..10]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_still_sending_is_heard_out_after_the_bye() {
+    let (relayed, leave, mut far) = sendable(rig(64));
+    let started = Instant::now();
+    let (report_, ()) = join!(relayed, async {
+        far.client.write_all(b"a APPEND x {1000+}\r\n").await.expect("taken");
+        far.client.write_all(&pattern(100)).await.expect("taken");
+        settle().await; // the backend does not read
+        leave.send(Ending::Kicked).expect("heard");
+        assert_eq!(read_all(&mut far.client).await, KICKED);
+        far.client.write_all(&pattern(900)).await.expect("read and dropped, so that closing does not reset");
+        drop(far.client);
+    });
+    assert_eq!(report_.ending, Ending::Kicked);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_by_itself_meanwhile_has_done_so() {
+    let (relayed, leave, mut far) = sendable(rig(64));
+    let (report_, ()) = join!(relayed, async {
+        far.client.write_all(b"a LOGOUT\r\n").await.expect("taken");
+        far.backend.write_all(b"* BYE\r\n").await.expect("taken");
+        assert_eq!(read_some(&mut far.client, 7).await, b"* BYE\r\n");
+        leave.send(Ending::Kicked).expect("heard");
+        settle().await;
+        far.backend.write_all(b"a OK\r\n").await.expect("taken");
+        drop(far.backend);
+        assert_eq!(read_all(&mut far.client).await, b"a OK\r\n", "and one BYE is enough");
+        drop(far.client);
+    });
+    assert_eq!(report_, Report { logged_out: true, ..report(Ending::BackendClosed, 10, 13) });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_says_so_where_it_can_and_waits_for_nothing() {
+    let started = Instant::now();
+    for (size, said, heard) in [
+        (64, &b"* 1 EXISTS\r\n"[..], STOPPING),
+        (64, b"* 1 EXI", b""),
+        (64, b"* 1 FETCH (BODY[] {20}\r\nline\r\n", b""),
+        (12, b"* 1 EXISTS\r\n", b""),
+        (10, b"* 1 EXISTS\r\n", b""),
+    ] {
+        let (relayed, _leave, mut far) = sendable(rig(size));
+        let (report_, ()) = join!(relayed, async {
+            far.backend.write_all(said).await.expect("taken");
+            settle().await;
+            far.phase.send_replace(Phase::Stopped);
+        });
+        let expected = [said, heard].concat();
+        let expected = &expected[..expected.len().min(size)];
+        assert_eq!(read_all(&mut far.client).await, expected);
+        assert_eq!(report_, report(Ending::Stopping, 0, expected.len() as u64));
+    }
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+/// A response, with what would be taken for the end of one inside its literal.
+fn response() -> impl Strategy<Value = Vec<u8>> {
+    let line = prop::sample::select(&["* 1 EXISTS\r\n", "* OK [ALERT] x\r\n", "* 3 FETCH (FLAGS ())\r\n"][..]);
+    prop_oneof![
+        line.prop_map(|line| line.as_bytes().to_vec()),
+        (0..100_usize).prop_map(|lines| {
+            format!("* 2 FETCH (BODY[] {{{}}}\r\n{})\r\n", lines * 7, "* BYE\r\n".repeat(lines)).into_bytes()
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_bye_stands_between_two_responses(
+        responses in prop::collection::vec(response(), 0..20), sizes in (1..300_usize, 1..300_usize), turns in 0..60_usize,
+        piece in 1..200_usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("builds");
+        let said = responses.concat();
+        let got = runtime.block_on(async {
+            let (mut client, near_client) = duplex(sizes.0);
+            let (mut backend, near_backend) = duplex(sizes.1);
+            let (_phase, stop) = watch::channel(Phase::Running);
+            let (leave, told) = oneshot::channel();
+            let talk = async {
+                for piece in said.chunks(piece) {
+                    if backend.write_all(piece).await.is_err() {
+                        break;
+                    }
+                    yield_now().await;
+                }
+                pause(200).await;
+            };
+            let kick = async {
+                pause(turns).await;
+                leave.send(Ending::Kicked).expect("heard");
+            };
+            let (report_, got, (), ()) = join!(relay(near_client, near_backend, TIMES, stop, told), read_all(&mut client), talk, kick);
+            assert_eq!(report_.ending, Ending::Kicked);
+            got
+        });
+        let before = got.strip_suffix(KICKED).expect("there is always a moment here");
+        let ends = responses.iter().scan(0, |end, response| { *end += response.len(); Some(*end) });
+        prop_assert!(said.starts_with(before));
+        prop_assert!(ends.chain([0]).any(|end| end == before.len()), "{}", got.escape_ascii());
     }
 }

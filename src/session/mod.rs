@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::debug;
 
@@ -253,13 +253,14 @@ impl Session {
 
     async fn relay(&mut self, client: Buffered<Stream>, admitted: Admitted) -> Ending {
         // Both count the session until it is over.
-        let Admitted { link, route: Route { backend, .. }, user: _user, ticket: _ticket, presence: _presence, .. } =
+        let Admitted { link, route: Route { backend, .. }, user: _user, mut ticket, presence: _presence, .. } =
             admitted;
         let active = backend.metrics.active();
         let times = Times { idle: self.server.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         let client = backend.metrics.counted_client(client);
         let link = backend.metrics.counted_backend(link.into_stream());
-        let report = relay(client, link, times, self.phase.clone()).await;
+        let told = ticket.told().unwrap_or_else(|| oneshot::channel().1);
+        let report = relay(client, link, times, self.phase.clone(), told).await;
         drop(active);
         (self.record.to_backend, self.record.to_client) = (report.to_backend, report.to_client);
         report.ending

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use futures_util::TryStreamExt as _;
+use sqlx::database::HasStatementCache;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPool};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
@@ -138,7 +139,7 @@ fn read_url(url: &DatabaseUrl) -> Result<Kind, Finding> {
 /// The only row, if there is one.
 async fn one_row<DB>(pool: &Pool<DB>, text: &str, values: &[Value<'_>]) -> Result<Option<Fields>, String>
 where
-    DB: Database,
+    DB: Database + HasStatementCache,
     for<'c> &'c Pool<DB>: Executor<'c, Database = DB>,
     DB::Arguments: IntoArguments<DB>,
     for<'v> &'v str: Encode<'v, DB> + Type<DB>,
