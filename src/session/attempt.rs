@@ -201,7 +201,7 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             failures += 1;
-            if !error.refusal.is_retryable() {
+            if !error.refusal.is_retryable() || Instant::now() >= budget {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
             drop(presence);
