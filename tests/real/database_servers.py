@@ -1,6 +1,8 @@
 """Throw-away database servers on loopback, for whoever needs a real one: PostgreSQL and MariaDB from Debian's packages.
 
-    python3 -B databases.py COMMAND...     runs it with MAILMUX_TEST_POSTGRES_URL and MAILMUX_TEST_MYSQL_URL
+    python3 -B tests/real/database_servers.py COMMAND...
+
+runs it with MAILMUX_TEST_POSTGRES_URL and MAILMUX_TEST_MYSQL_URL, such as `cargo test --lib servers -- --ignored`.
 """
 
 import os

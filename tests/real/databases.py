@@ -4,8 +4,8 @@ real Dovecots whose logs tell who was sent to them."""
 import sqlite3
 import subprocess
 
+from database_servers import PASSWORD, Postgres
 from lookups import AWAY, WRONG, Lookups
-from postgres import PASSWORD, Postgres
 from world import until
 
 KINDS = ("sqlite", "postgres")
@@ -52,7 +52,7 @@ INSERT INTO dovecot VALUES ('gone', 'example.org', '127.0.0.1', {green}, 'y', 'C
     def config(cls):
         with sqlite3.connect(cls.folder / "users.db") as database:
             database.executescript(TABLE + cls.rows())
-        cls.postgres = Postgres(cls.folder / "postgres")
+        cls.postgres = Postgres()
         cls.addClassCleanup(cls.postgres.stop)
         cls.postgres.execute(TABLE + cls.rows())
         (cls.folder / "url").write_text(cls.postgres.url + "\n")
@@ -148,7 +148,7 @@ master_password_file = "master"
 
     def test_postgres_goes_away_and_comes_back(self):
         self.lets_in("postgres-where", "bob@example.org", "bob-secret")
-        self.postgres.stop()
+        self.postgres.pause()
         self.lets_in("postgres-where", "bob@example.org", "bob-secret")
         stale = 'mailmux_lookup_cache_total{lookup="postgres-where",way="stale"}'
         self.assertGreaterEqual(self.mailmux.metric(stale), 1)
