@@ -171,7 +171,7 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
                 let minute = Duration::from_mins(1);
                 let times = Times { idle: minute, half_closed: minute, write: minute };
                 let (_phase, stop) = watch::channel(Phase::Running);
-                relay(client, backend, times, stop, oneshot::channel().1).await;
+                relay(client, backend, times, stop, oneshot::channel().1, || Duration::ZERO).await;
             }
             Loop::Copy => {
                 tokio::io::copy_bidirectional(&mut client, &mut backend).await?;

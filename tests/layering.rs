@@ -27,7 +27,7 @@ const ROOMS: [(&str, &[&str]); 29] = [
     ("tls", &["config", "imap"]),
     ("dialogue", &["imap", "outcome", "process", "stream"]),
     ("limits", &["config", "imap", "network", "outcome", "tally"]),
-    ("backend", &["config", "imap", "metrics", "tls"]),
+    ("backend", &["config", "imap", "metrics", "random", "tls"]),
     ("sessions", &["backend", "imap", "outcome", "random"]),
     ("routing", &["backend", "config", "imap", "metrics", "network", "origin", "secret_file", "tls"]),
     ("link", &["backend", "config", "imap", "metrics", "outcome", "proxy_header", "random", "stream", "tls"]),

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::config::{self, MasterForm};
 use crate::imap::{Secret, UserName};
 use crate::metrics::BackendMetrics;
+use crate::random;
 use crate::tls::Connector;
 
 pub use group::Group;
@@ -23,6 +24,11 @@ use health::{Change, Health};
 
 /// A backend that is down for so long is not waited for while somebody else is already trying it.
 const FAILS_AT_ONCE_AFTER: Duration = Duration::from_secs(30);
+
+/// So much later each session of a backend that dies is closed, on average.
+const SPREAD_EACH: Duration = Duration::from_millis(5);
+/// All of them within this.
+const SPREAD_MOST: Duration = Duration::from_secs(5);
 
 /// Where one login goes, and as whom.
 #[derive(Debug, Clone)]
@@ -144,6 +150,13 @@ impl Backend {
     /// How many sessions are there, or on their way.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::SeqCst)
+    }
+
+    /// How long one of its sessions waits before it tells its client that the backend has died: a random part of a time
+    /// that grows with their number, for they all come back.
+    pub fn spread(&self) -> Duration {
+        let sessions = u32::try_from(self.sessions()).unwrap_or(u32::MAX);
+        SPREAD_EACH.saturating_mul(sessions).min(SPREAD_MOST).mul_f64(random::fraction())
     }
 
     /// Whether it gets no new sessions any more.

@@ -25,6 +25,8 @@ pub(super) struct Half {
     moved: u64,
     unflushed: bool,
     stalled: Option<Instant>,
+    /// The reader's end is not passed on yet.
+    withholds_end: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,11 @@ pub(super) enum Found {
 }
 
 impl Half {
+    /// One that passes its reader's end on only when it is told to.
+    pub(super) fn withholding_end() -> Self {
+        Self { withholds_end: true, ..Self::default() }
+    }
+
     /// Moves what can be moved now, and lets `hear` have it as it was read, before the writer gets it. Ready: this half is
     /// done. It keeps all its state in itself, so a poll may be the last one at any time; what was held is then lost.
     pub(super) fn poll<R, W>(
@@ -110,6 +117,16 @@ impl Half {
         self.stage == Stage::Done
     }
 
+    /// The writer has everything but the end, which is withheld.
+    pub(super) fn awaits_end(&self) -> bool {
+        self.withholds_end && self.stage == Stage::Closing && self.held.is_empty()
+    }
+
+    /// Lets the end be passed on; false: that is no news.
+    pub(super) fn pass_end(&mut self) -> bool {
+        std::mem::take(&mut self.withholds_end)
+    }
+
     /// Something waits for the writer.
     pub(super) fn is_held_up(&self) -> bool {
         !self.held.is_empty()
@@ -119,6 +136,7 @@ impl Half {
     pub(super) fn end_with(&mut self, words: &[u8]) {
         self.held = words.to_vec();
         self.sent = 0;
+        self.withholds_end = false;
         self.stage = Stage::Closing;
     }
 
@@ -196,6 +214,10 @@ impl Half {
         writer: &mut W,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_clear(cx, writer))?;
+        if self.withholds_end {
+            ready!(self.poll_flush(cx, writer))?;
+            return Poll::Pending;
+        }
         // Flushes first, whatever the writer is.
         let shut = Pin::new(writer).poll_shutdown(cx);
         ready!(self.stall_unless_ready(shut))?;

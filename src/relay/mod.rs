@@ -65,18 +65,23 @@ pub struct Report {
 /// once where there can be no such moment any more. A sender that is dropped has said nothing. `stop` does the same
 /// without waiting for anything.
 ///
+/// A backend that goes without a word has died, most likely with many sessions at once: the client's end is then closed
+/// only after the time that `spread` says, so that not all clients come back in one moment.
+///
 /// Dropping the future closes both connections; bytes that one side had not taken yet are lost.
 // Not an `async fn`: that would hold its arguments twice.
-pub fn relay<C, B>(
+pub fn relay<C, B, F>(
     client: C,
     backend: B,
     times: Times,
     stop: watch::Receiver<Phase>,
     mut leave: oneshot::Receiver<Ending>,
-) -> impl Future<Output = Report> + use<C, B>
+    spread: F,
+) -> impl Future<Output = Report> + use<C, B, F>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+    F: Fn() -> Duration,
 {
     let mut pair = Pair::new(client, backend, times);
     async move {
@@ -96,9 +101,9 @@ where
             if !leave.is_terminated()
                 && let Poll::Ready(Ok(ending)) = Pin::new(&mut leave).poll(cx)
             {
-                pair.leaving = Some(Leaving { ending, until: Instant::now() + GRACE, said: false });
+                pair.leaving = Some(Box::new(Leaving { ending, until: Instant::now() + GRACE, said: false }));
             }
-            if let Poll::Ready(ending) = pair.poll(cx) {
+            if let Poll::Ready(ending) = pair.poll(cx, &spread) {
                 return Poll::Ready(pair.part(cx, ending));
             }
             poll_deadline(cx, alarm.as_mut(), &pair).map(|ending| pair.part(cx, ending))
@@ -121,11 +126,14 @@ struct Pair<C, B> {
     ending: Option<Ending>,
     /// Hears what is read, not what is taken: each byte in one piece, before the other side can answer it.
     follower: Follower,
-    leaving: Option<Leaving>,
+    /// Boxed: most never are.
+    leaving: Option<Box<Leaving>>,
+    /// The backend has died; until then the client is not told.
+    bereft: Option<Instant>,
 }
 
 /// It was told to leave.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Leaving {
     ending: Ending,
     until: Instant,
@@ -143,17 +151,18 @@ where
             client,
             backend,
             to_backend: Half::default(),
-            to_client: Half::default(),
+            to_client: Half::withholding_end(),
             times,
             progress: Instant::now(),
             ending: None,
             follower: Follower::default(),
             leaving: None,
+            bereft: None,
         }
     }
 
     /// Ready: both directions have ended, or the leave is taken.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll(&mut self, cx: &mut Context<'_>, spread: impl Fn() -> Duration) -> Poll<Ending> {
         let mut scratch = WORKER_SCRATCH.take();
         if scratch.is_empty() {
             scratch = vec![0; SCRATCH];
@@ -164,7 +173,7 @@ where
             let to_backend = self.to_backend.poll(cx, &mut self.client, &mut self.backend, &mut scratch, hear);
             let hear = |bytes: &[u8]| self.follower.from_backend(bytes);
             let to_client = self.to_client.poll(cx, &mut self.backend, &mut self.client, &mut scratch, hear);
-            if !self.learn() && !self.take_leave() {
+            if !self.learn() && !self.mourn(&spread) && !self.take_leave() {
                 break to_backend.is_ready() && to_client.is_ready();
             }
         };
@@ -172,11 +181,26 @@ where
         if (self.to_backend.moved(), self.to_client.moved(), self.ending) != before {
             self.progress = Instant::now();
         }
-        match (self.ending, self.leaving) {
+        match (self.ending, self.leaving.as_deref()) {
             (Some(ending), _) if done => Poll::Ready(ending),
             (ending, Some(leaving)) if self.has_left(leaving) => Poll::Ready(ending.unwrap_or(leaving.ending)),
             _ => Poll::Pending,
         }
+    }
+
+    /// Passes the backend's end on, at once where it was to be expected. True: the halves should be polled once more.
+    fn mourn(&mut self, spread: impl Fn() -> Duration) -> bool {
+        if self.to_client.found().is_none() {
+            return false;
+        }
+        let died = matches!(self.ending, Some(Ending::BackendClosed | Ending::BackendReset));
+        if !died || self.follower.logged_out() || self.to_backend.found() == Some(Found::End) {
+            return self.to_client.pass_end();
+        }
+        if self.bereft.is_none() {
+            self.bereft = Some(Instant::now() + spread());
+        }
+        self.bereft <= Some(Instant::now()) && self.to_client.pass_end()
     }
 
     /// Goes on with leaving, if that was asked for. True: the halves should be polled once more.
@@ -196,7 +220,7 @@ where
     }
 
     /// Nothing is left to wait for.
-    fn has_left(&self, leaving: Leaving) -> bool {
+    fn has_left(&self, leaving: &Leaving) -> bool {
         if leaving.said {
             self.to_client.is_done() && (self.to_backend.is_done() || !self.to_backend.is_over())
         } else {
@@ -206,7 +230,8 @@ where
 
     /// Leaves now: says BYE if this happens to be a moment for it and the client takes it at once.
     fn stop(&mut self, cx: &mut Context<'_>) -> Report {
-        self.leaving.get_or_insert(Leaving { ending: Ending::Stopping, until: self.progress, said: false });
+        let leaving = Leaving { ending: Ending::Stopping, until: self.progress, said: false };
+        self.leaving.get_or_insert(Box::new(leaving));
         if self.take_leave() {
             // Whether the client took it is its own affair.
             let _ = self.to_client.poll_end(cx, &mut self.client);
@@ -238,8 +263,12 @@ where
             None => (after(self.progress, self.times.idle), Ending::IdleTimeout),
             Some(ending) => (after(self.progress, self.times.half_closed), ending),
         };
-        let quiet = match self.leaving {
+        let quiet = match self.leaving.as_deref() {
             Some(leaving) if leaving.until < quiet.0 => (leaving.until, self.ending.unwrap_or(leaving.ending)),
+            _ => quiet,
+        };
+        let quiet = match self.bereft.zip(self.ending) {
+            Some((until, ending)) if self.to_client.awaits_end() && until < quiet.0 => (until, ending),
             _ => quiet,
         };
         let stalled = [&self.to_backend, &self.to_client].into_iter().filter_map(Half::stalled).min();

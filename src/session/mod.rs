@@ -260,7 +260,7 @@ impl Session {
         let client = backend.metrics.counted_client(client);
         let link = backend.metrics.counted_backend(link.into_stream());
         let told = ticket.told().unwrap_or_else(|| oneshot::channel().1);
-        let report = relay(client, link, times, self.phase.clone(), told).await;
+        let report = relay(client, link, times, self.phase.clone(), told, || backend.spread()).await;
         drop(active);
         (self.record.to_backend, self.record.to_client) = (report.to_backend, report.to_client);
         report.ending
