@@ -110,7 +110,7 @@ const HOMES: [(&str, &[&str]); 35] = [
     ("base64", &["imap/sasl/"]),
     ("dashmap", &["tally.rs", "tally/", "limits.rs", "sessions.rs", "routing/", "link/resolve.rs"]),
     ("governor", &["tally/"]),
-    ("prometheus", &["metrics.rs"]),
+    ("prometheus", &["metrics/"]),
     ("axum", &["admin/"]),
     ("hyper", &["admin/", "routing/lookup/http.rs", "routing/lookup/http/"]),
     ("hyper_util", &["admin/", "routing/lookup/http.rs"]),
