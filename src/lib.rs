@@ -46,6 +46,7 @@ pub mod limits;
 pub mod routing;
 pub mod backend;
 pub mod link;
+pub mod pool;
 pub mod relay;
 pub mod record;
 

@@ -169,7 +169,7 @@ pub enum Ending {
     ClientClosed,
     /// The client's connection broke.
     ClientReset,
-    /// The client said LOGOUT before login.
+    /// The client said LOGOUT, and was answered here.
     ClientLogout,
     /// The TLS handshake failed.
     TlsFailed,

@@ -66,9 +66,39 @@ enum Talk {
 /// It cannot be known what the next bytes are.
 struct Doubt;
 
+/// stub
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remains {
+    Clean(Reset),
+    Marked(Reset),
+    Dirty(&'static str),
+}
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reset {
+    pub done: bool,
+    pub unselect: bool,
+}
+
 impl Follower {
+    pub fn tracking() -> Self {
+        Self::default()
+    }
+    pub fn logout(&self) -> bool {
+        false
+    }
+    pub fn logout_tag(&self) -> Option<&[u8]> {
+        None
+    }
+    pub fn release_logout(&mut self) {}
+    pub fn in_flight(&self) -> bool {
+        false
+    }
+    pub fn remains(&self) -> Remains {
+        Remains::Dirty("untracked")
+    }
     /// Takes bytes that the client sent.
-    pub fn from_client(&mut self, mut bytes: &[u8]) {
+    pub fn from_client(&mut self, mut bytes: &[u8]) -> usize {
+        let all = bytes.len();
         while !self.doubt && !bytes.is_empty() {
             let heard = match self.talk {
                 // The literal it did not wait with, or a command? The backend's answer decides, and may decide for either.
@@ -79,6 +109,7 @@ impl Follower {
                 self.give_up();
             }
         }
+        all
     }
 
     /// Takes bytes that the backend sent.

@@ -13,6 +13,7 @@ pub mod sasl;
 mod secret;
 
 pub use capability::Capabilities;
+pub use follower::{Remains, Reset};
 pub use login::{Credentials, Login, Mechanism};
 pub use preauth::{Event, Offer, Preauth};
 pub use reply::Welcome;

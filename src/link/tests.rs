@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::wire::Aside;
 use super::{Caller, Greeted, Link, LinkError, LoggedIn, Progress, connect};
-use crate::backend::{Backend, LoginAs, Prescribed, Proof, Route};
+use crate::backend::{Backend, LoginAs, Place, Prescribed, Proof, Route};
 use crate::config::{self, BackendTls, MasterForm, Site};
 use crate::imap::{Credentials, Login, Mechanism, Secret, UserName, Welcome};
 use crate::metrics::{BackendError, Metrics};
@@ -28,6 +28,8 @@ pub(super) fn backend(host: &str, port: u16, tls: BackendTls) -> Arc<Backend> {
         proxy_protocol: None,
         forward_id: true,
         source: Vec::new(),
+        max_links: 0,
+        max_links_per_user: 0,
         weight: std::num::NonZeroU32::MIN,
         health: config::Health::unprobed(),
     };
@@ -117,7 +119,7 @@ async fn play(mut stream: DuplexStream, script: &[Act<'_>]) -> Option<DuplexStre
 async fn greet(stream: DuplexStream) -> Result<Link<Greeted, DuplexStream>, LinkError> {
     let mut aside = Aside::default();
     let (wire, capabilities) = connect::greeted(stream, &mut aside).await?;
-    Ok(Link { wire, capabilities, aside, state: Greeted(()) })
+    Ok(Link { wire, capabilities, aside, place: Place::default(), state: Greeted(()) })
 }
 
 type Outcome = Result<Progress<DuplexStream>, LinkError>;
@@ -471,7 +473,7 @@ async fn what_follows_the_ok_in_one_segment_is_the_clients() {
     let (outcome, _) = log_in(4096, &script, &route(), &password(b"hunter2")).await;
     let Ok(Progress::Done(link, _)) = outcome else { panic!("not let in: {outcome:?}") };
     let mut rest = Vec::new();
-    link.into_stream().read_to_end(&mut rest).await.expect("reads");
+    link.lend().0.read_to_end(&mut rest).await.expect("reads");
     assert_eq!(rest, b"* 1 EXISTS\r\n* OK {3}\r\nA1 ");
 }
 

@@ -17,7 +17,9 @@ use By::{Backend, Client};
 impl Follower {
     fn hear(&mut self, by: By, bytes: &[u8]) {
         match by {
-            Client => self.from_client(bytes),
+            Client => {
+                let _all = self.from_client(bytes);
+            }
             Backend => self.from_backend(bytes),
         }
     }
