@@ -256,6 +256,7 @@ where
             return false;
         }
         let gone = matches!(self.to_backend.found(), Some(Found::End | Found::ReadFailed));
+        let broken = self.to_backend.found() == Some(Found::ReadFailed);
         // The backend has ended, or the client takes nothing any more, and what it would have been told is not heard either.
         if self.to_client.found().is_some() || self.leaving.is_some() || self.to_backend.is_over() {
             return self.give_up_link();
@@ -267,10 +268,12 @@ where
             Remains::Clean(reset) => (reset, false),
             Remains::Marked(reset) => (reset, true),
             // The answers may still come, and then it is another question.
-            Remains::Dirty(_) if self.follower.in_flight() && !self.follower.doubts() => return false,
+            Remains::Dirty(_) if self.follower.in_flight() && !broken && !(gone && self.follower.is_in_command()) => {
+                return false;
+            }
             Remains::Dirty(_) => return self.give_up_link(),
         };
-        if self.to_backend.is_held_up() || !self.to_client.is_clear() {
+        if self.to_backend.is_held_up() || !(self.to_client.is_clear() || broken) {
             return false;
         }
         if let Some(tag) = self.follower.logout_tag() {
@@ -354,7 +357,9 @@ where
             (None, None) => None,
         };
         self.ending = self.ending.or(first);
-        let client_gone = from_client == Some(Found::ReadFailed) && self.to_client.lose_writer();
+        // Where the link may be kept, nothing is read from it unheard.
+        let hoped = matches!(self.keeping, Keeping::Hoped);
+        let client_gone = from_client == Some(Found::ReadFailed) && !hoped && self.to_client.lose_writer();
         let backend_gone = from_backend == Some(Found::ReadFailed) && self.to_backend.lose_writer();
         client_gone || backend_gone
     }

@@ -155,6 +155,7 @@ async fn a_client_that_goes_without_a_word_leaves_its_link_behind_if_it_can_be_c
     call.hear(b"half").await;
     drop(client);
     assert_eq!(call.hear_end().await, b"", "the link is closed");
+    drop(call);
     server.until_metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"dirty\"}", 1.0).await;
 }
 
