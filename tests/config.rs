@@ -72,6 +72,20 @@ fn the_readmes_routing_loads() {
     assert_eq!(findings(&(whole + text), "README.md"), "");
 }
 
+/// The README's pool, likewise.
+#[test]
+fn the_readmes_pool_loads() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("## Links that wait").expect("a chapter");
+    let (_, rest) = rest.split_once("```toml\n").expect("a configuration");
+    let (text, _) = rest.split_once("```").expect("its end");
+    let mut whole = "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:1143\"\ntls = \"none\"\n".to_owned();
+    for name in ["blue", "green"] {
+        whole.extend(["[[backend]]\nname = \"", name, "\"\naddress = \"192.0.2.1:143\"\ntls = \"none\"\n"]);
+    }
+    assert_eq!(findings(&(whole + text), "README.md"), "");
+}
+
 #[test]
 fn every_mistake_is_shown_with_its_place() {
     for path in files("tests/config/invalid") {
