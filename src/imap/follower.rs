@@ -1,24 +1,19 @@
 //! Follows both directions of a session after login and says at which moments an untagged line of ours may be put
-//! between what the backend says: [`Follower`]. It reads line ends, literals' lengths and the first words of lines, alters
-//! nothing, and holds next to nothing; where it cannot know, it is in doubt for ever. RFC 9051 sections 2.2.1, 4.3 and 7,
-//! RFC 2177 (IDLE), RFC 4978 (COMPRESS), RFC 7888 (literals that do not wait). Not here: mailboxes, messages, I/O.
+//! between what the backend says, and, if asked to track, what the session leaves behind: [`Follower`]. It reads line ends,
+//! literals' lengths and the first words of lines, alters nothing, and holds next to nothing; where it cannot know, it is
+//! in doubt for ever. RFC 9051 sections 2.2.1, 4.3 and 7, RFC 2177 (IDLE), RFC 4978 (COMPRESS), RFC 7888 (literals that do
+//! not wait). Not here: what commands do to the connection (that is `tracker.rs`), mailboxes, messages, I/O.
 
-use std::{fmt, mem};
+mod lines;
 
-use memchr::{memchr, memrchr};
+use std::mem;
 
 use super::response::{Status, status_line};
+use super::tag::{self, Tag};
+use super::tracker::{Dirt, Farewell, Tracker};
+use lines::{Line, Lines};
 
-/// A line beyond it is none: another protocol, or compressed. The `* SEARCH` of millions of messages stays below.
-const LINE: u64 = 16 * 1024 * 1024;
-/// A literal beyond it is none.
-const LITERAL: u64 = 1 << 40;
-/// A tag beyond it is not remembered.
-const TAG: usize = 32;
-/// What is kept of the start of a line that comes in pieces: a tag, a blank and the longest word that matters.
-const HEAD: usize = 64;
-/// What is kept of its end: the announcement of any literal that a `u64` can count.
-const TAIL: usize = 24;
+pub use super::tracker::{Remains, Reset};
 
 /// After these the stream is another one.
 const REFRAMING: [&[u8]; 4] = [b"COMPRESS", b"STARTTLS", b"AUTHENTICATE", b"UNAUTHENTICATE"];
@@ -38,6 +33,8 @@ pub struct Follower {
     owed: bool,
     doubt: bool,
     said: Said,
+    /// Only where somebody will ask what remains.
+    tracker: Option<Box<Tracker>>,
 }
 
 /// What was said of the session's end.
@@ -64,21 +61,39 @@ enum Talk {
 }
 
 /// It cannot be known what the next bytes are.
+#[derive(Debug)]
 struct Doubt;
 
 impl Follower {
-    /// Takes bytes that the client sent.
-    pub fn from_client(&mut self, mut bytes: &[u8]) {
-        while !self.doubt && !bytes.is_empty() {
+    /// One that also keeps in mind what the session would leave behind ([`Follower::remains`]), and holds the client's
+    /// LOGOUT back, since a backend that hears it closes the link.
+    pub fn tracking() -> Self {
+        Self { tracker: Some(Box::default()), ..Self::default() }
+    }
+
+    /// Takes bytes that the client sent, and says how many of them may go on to the backend: all of them, unless it is
+    /// tracking. What is left then was not taken in, and the backend must not get it either. It is
+    /// - a LOGOUT, whole, and whatever stands behind it, if [`Follower::logout`]; to be offered again only after
+    ///   [`Follower::release_logout`];
+    /// - or else the beginning of a line that may become one, at most 64 bytes, to be offered again with more behind it
+    ///   (or, since doubt holds nothing back, once [`Follower::doubts`]). If nothing more comes, it was never said: the
+    ///   backend knows nothing of it, and no trace of it remains.
+    pub fn from_client(&mut self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        while !self.doubt && !rest.is_empty() {
+            if self.talk == Talk::Command && self.client.is_at_start() && self.holds_back(rest) {
+                return bytes.len() - rest.len();
+            }
             let heard = match self.talk {
                 // The literal it did not wait with, or a command? The backend's answer decides, and may decide for either.
                 Talk::Waiting => Err(Doubt),
-                _ => self.client.next(&mut bytes).and_then(|line| line.map_or(Ok(()), |line| self.hear_client(&line))),
+                _ => self.next_line(&mut rest).and_then(|line| line.map_or(Ok(()), |line| self.hear_client(&line))),
             };
             if heard.is_err() {
                 self.give_up();
             }
         }
+        bytes.len()
     }
 
     /// Takes bytes that the backend sent.
@@ -114,9 +129,86 @@ impl Follower {
         self.said != Said::Nothing
     }
 
+    /// The client has said LOGOUT and it was held back.
+    pub fn logout(&self) -> bool {
+        self.logout_tag().is_some()
+    }
+
+    /// The tag of the LOGOUT that was held back: 1 to 32 bytes of printable ASCII.
+    pub fn logout_tag(&self) -> Option<&[u8]> {
+        self.tracker.as_ref()?.logout_tag()
+    }
+
+    /// From now on LOGOUT goes on to the backend like any other command: the link cannot be kept. What was left is to be
+    /// offered again.
+    pub fn release_logout(&mut self) {
+        if let Some(tracker) = &mut self.tracker {
+            tracker.release_logout();
+        }
+    }
+
+    /// It is worth waiting: a command is under way, or a line or literal is half sent, by either side; and once that has
+    /// come to its end the link may be clean. Never without tracking, nor when the link is dirty for good.
+    pub fn in_flight(&self) -> bool {
+        let Some(tracker) = self.tracker.as_ref().filter(|tracker| tracker.dirt().is_none()) else { return false };
+        let ended = self.said == Said::Bye;
+        !ended && (tracker.in_flight() || self.is_in_command() || self.is_in_response())
+    }
+
+    /// What the link is, should the session end now. Without tracking it is dirty.
+    pub fn remains(&self) -> Remains {
+        let Some(tracker) = &self.tracker else { return Remains::Dirty(Dirt::Untracked.words()) };
+        let dirt = match tracker.dirt() {
+            Some(dirt) => dirt,
+            None if self.said == Said::Bye => Dirt::Bye,
+            None if self.is_in_command() => Dirt::HalfCommand,
+            None if self.is_in_response() => Dirt::HalfResponse,
+            None => return tracker.remains(),
+        };
+        Remains::Dirty(dirt.words())
+    }
+
+    /// The client is inside a command, or inside its DONE.
+    fn is_in_command(&self) -> bool {
+        matches!(self.talk, Talk::Within | Talk::Waiting) || !self.client.is_at_start()
+    }
+
+    /// The backend is inside a response.
+    fn is_in_response(&self) -> bool {
+        self.responding || !self.backend.is_at_start()
+    }
+
+    /// What the client says next, at the start of a command, is a LOGOUT to be held back, or may become one.
+    fn holds_back(&mut self, bytes: &[u8]) -> bool {
+        match self.tracker.as_mut().map(|tracker| tracker.begin(bytes)) {
+            None | Some(Farewell::No) => false,
+            Some(Farewell::Perhaps) => true,
+            Some(Farewell::Yes) => {
+                self.said = self.said.max(Said::Logout);
+                true
+            }
+        }
+    }
+
+    /// The client's next line, if it ends in `bytes`. The tracker sees every byte, even of lines that come in pieces.
+    fn next_line<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Line<'a>>, Doubt> {
+        let before = *bytes;
+        let literal = usize::try_from(self.client.literal).unwrap_or(usize::MAX).min(before.len());
+        let line = self.client.next(bytes)?;
+        if let Some(tracker) = &mut self.tracker {
+            let (literal, text) = before[..before.len() - bytes.len()].split_at(literal);
+            tracker.hear_literal(literal);
+            tracker.hear_text(text);
+        }
+        Ok(line)
+    }
+
     fn give_up(&mut self) {
         self.doubt = true;
         (self.client, self.backend) = (Lines::default(), Lines::default());
+        if let Some(tracker) = &mut self.tracker {
+            tracker.soil(Dirt::Doubt);
+        }
     }
 
     fn hear_client(&mut self, line: &Line<'_>) -> Result<(), Doubt> {
@@ -126,7 +218,11 @@ impl Follower {
             Talk::Idling if line.is(b"DONE") => false,
             Talk::Idling | Talk::Waiting => return Err(Doubt),
         };
-        self.talk = match line.literal()? {
+        let literal = line.literal()?;
+        if let Some(tracker) = &mut self.tracker {
+            tracker.hear_line(self.talk == Talk::Idling, literal.map(|literal| literal.waits));
+        }
+        self.talk = match literal {
             None if idles => Talk::Idling,
             None => Talk::Command,
             Some(_) if idles => return Err(Doubt),
@@ -146,10 +242,17 @@ impl Follower {
     fn hear_command(&mut self, line: &Line<'_>) -> Result<bool, Doubt> {
         // An empty line too many, or the DONE to an IDLE that the backend has ended by itself.
         if line.is(b"") || line.is(b"DONE") {
+            if let Some(tracker) = &mut self.tracker {
+                tracker.soil(Dirt::StrayLine);
+            }
             return Ok(false);
         }
-        let (tag, name) = command(line.head())?;
-        self.tag = Tag::new(tag)?;
+        let (tag, rest) = tag_and_rest(line.head())?;
+        let name = name(rest)?;
+        self.tag = Tag::new(tag).ok_or(Doubt)?;
+        if let Some(tracker) = &mut self.tracker {
+            tracker.hear_command(self.tag, rest);
+        }
         if REFRAMING.iter().any(|word| name.eq_ignore_ascii_case(word)) {
             return Err(Doubt);
         }
@@ -190,7 +293,15 @@ impl Follower {
         if head.starts_with(b"* ") && head.get(2).is_some_and(u8::is_ascii_digit) {
             return Ok(false);
         }
-        match status_line(head) {
+        let status = status_line(head);
+        if let Some(tracker) = &mut self.tracker {
+            match status {
+                Some((Some(tag), status, _)) => tracker.hear_answer(tag, status),
+                Some((None, status, _)) => tracker.hear_status(status),
+                None => tracker.hear_data(head),
+            }
+        }
+        match status {
             Some((None, status, _)) => {
                 if status == Status::Bye {
                     self.said = Said::Bye;
@@ -198,7 +309,7 @@ impl Follower {
                 Ok(true)
             }
             Some((Some(tag), status @ (Status::Ok | Status::No | Status::Bad), _))
-                if (1..=TAG).contains(&tag.len()) =>
+                if (1..=tag::LONGEST).contains(&tag.len()) =>
             {
                 self.hear_answer(tag, status)?;
                 Ok(true)
@@ -214,6 +325,9 @@ impl Follower {
             _ if self.owed => self.owed = false,
             // Whatever asked for it, what the client sends next need not be a command.
             _ => return Err(Doubt),
+        }
+        if let Some(tracker) = &mut self.tracker {
+            tracker.hear_continuation();
         }
         Ok(())
     }
@@ -232,186 +346,17 @@ impl Follower {
     }
 }
 
-/// The tag and the name of a command. Exactly one blank between them: servers differ in what else they take.
-fn command(head: &[u8]) -> Result<(&[u8], &[u8]), Doubt> {
-    let blank = memchr(b' ', head).ok_or(Doubt)?;
+/// The tag of a command and what stands behind its blank.
+fn tag_and_rest(head: &[u8]) -> Result<(&[u8], &[u8]), Doubt> {
+    let blank = head.iter().position(|byte| *byte == b' ').ok_or(Doubt)?;
     let (tag, rest) = (&head[..blank], &head[blank + 1..]);
+    if !tag.is_empty() && tag.iter().all(u8::is_ascii_graphic) { Ok((tag, rest)) } else { Err(Doubt) }
+}
+
+/// The name of a command, right behind the blank: servers differ in what else they take.
+fn name(rest: &[u8]) -> Result<&[u8], Doubt> {
     let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(rest.len());
-    let name = &rest[..end];
-    let is_plain = !tag.is_empty() && tag.iter().all(u8::is_ascii_graphic);
-    if is_plain && !name.is_empty() { Ok((tag, name)) } else { Err(Doubt) }
-}
-
-#[derive(Default, Clone, Copy)]
-struct Tag {
-    bytes: [u8; TAG],
-    length: u8,
-}
-
-impl Tag {
-    fn new(tag: &[u8]) -> Result<Self, Doubt> {
-        let mut bytes = [0; TAG];
-        bytes.get_mut(..tag.len()).ok_or(Doubt)?.copy_from_slice(tag);
-        Ok(Self { bytes, length: u8::try_from(tag.len()).map_err(|_| Doubt)? })
-    }
-
-    fn is(&self, tag: &[u8]) -> bool {
-        self.bytes.get(..self.length.into()) == Some(tag)
-    }
-}
-
-impl fmt::Debug for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.length)
-    }
-}
-
-/// One direction: finds where its lines end and skips its literals.
-#[derive(Debug, Default)]
-struct Lines {
-    /// So much of a literal is still to come.
-    literal: u64,
-    /// What has come of a line that has not ended.
-    part: Option<Box<Part>>,
-}
-
-impl Lines {
-    /// The next line that ends in `bytes`, if one does; they are then what stands behind it.
-    fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Line<'a>>, Doubt> {
-        let skipped = usize::try_from(self.literal).unwrap_or(usize::MAX).min(bytes.len());
-        self.literal -= skipped as u64;
-        let fresh = &bytes[skipped..];
-        let Some(end) = memchr(b'\n', fresh) else {
-            *bytes = &[];
-            if fresh.is_empty() {
-                return Ok(None);
-            }
-            let part = self.part.get_or_insert_default();
-            part.push(fresh);
-            return if part.length > LINE { Err(Doubt) } else { Ok(None) };
-        };
-        *bytes = &fresh[end + 1..];
-        let line = match self.part.take() {
-            None => Line::Whole(&fresh[..end]),
-            Some(mut part) => {
-                part.push(&fresh[..end]);
-                Line::Pieced(part)
-            }
-        };
-        if line.length() > LINE { Err(Doubt) } else { Ok(Some(line)) }
-    }
-
-    /// Neither inside a literal nor inside a line.
-    fn is_at_start(&self) -> bool {
-        self.literal == 0 && self.part.is_none()
-    }
-}
-
-/// What is kept of a line that comes in pieces, on the heap: lines rarely do, and not while a session is idle.
-struct Part {
-    head: [u8; HEAD],
-    tail: [u8; TAIL],
-    length: u64,
-}
-
-impl Default for Part {
-    fn default() -> Self {
-        Self { head: [0; HEAD], tail: [0; TAIL], length: 0 }
-    }
-}
-
-impl Part {
-    fn push(&mut self, bytes: &[u8]) {
-        if let Some(room) = usize::try_from(self.length).ok().and_then(|length| self.head.get_mut(length..)) {
-            let n = room.len().min(bytes.len());
-            room[..n].copy_from_slice(&bytes[..n]);
-        }
-        // The tail stands at the end of its array.
-        let last = &bytes[bytes.len().saturating_sub(TAIL)..];
-        self.tail.copy_within(last.len().., 0);
-        self.tail[TAIL - last.len()..].copy_from_slice(last);
-        self.length = self.length.saturating_add(bytes.len() as u64);
-    }
-}
-
-/// Its length only: it may be a piece of somebody's mail.
-impl fmt::Debug for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.length)
-    }
-}
-
-/// A line without its LF.
-enum Line<'a> {
-    Whole(&'a [u8]),
-    Pieced(Box<Part>),
-}
-
-/// A literal that a line announces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Literal {
-    size: u64,
-    /// Its sender waits for leave to send it, if it is a client.
-    waits: bool,
-}
-
-impl Line<'_> {
-    fn length(&self) -> u64 {
-        match self {
-            Self::Whole(line) => line.len() as u64,
-            Self::Pieced(part) => part.length,
-        }
-    }
-
-    /// Its first bytes, without its CR.
-    fn head(&self) -> &[u8] {
-        let head = match self {
-            Self::Whole(line) => &line[..line.len().min(HEAD)],
-            Self::Pieced(part) => &part.head[..short(part.length, HEAD)],
-        };
-        let is_all = head.len() as u64 == self.length();
-        head.strip_suffix(b"\r").filter(|_| is_all).unwrap_or(head)
-    }
-
-    /// Its last bytes.
-    fn tail(&self) -> &[u8] {
-        match self {
-            Self::Whole(line) => &line[line.len().saturating_sub(TAIL)..],
-            Self::Pieced(part) => &part.tail[TAIL - short(part.length, TAIL)..],
-        }
-    }
-
-    fn ends_in_crlf(&self) -> bool {
-        self.tail().ends_with(b"\r")
-    }
-
-    /// It is this word, which is short, and nothing else.
-    fn is(&self, word: &[u8]) -> bool {
-        self.head().eq_ignore_ascii_case(word)
-    }
-
-    /// The literal that it ends by announcing: `{n}` or `{n+}`, whatever stands before it (RFC 3516: `~`). What looks
-    /// like an announcement and is none, or one of something absurd, is in doubt.
-    fn literal(&self) -> Result<Option<Literal>, Doubt> {
-        let tail = self.tail();
-        let Some(inner) = tail.strip_suffix(b"\r").unwrap_or(tail).strip_suffix(b"}") else { return Ok(None) };
-        let Some(open) = memrchr(b'{', inner) else {
-            let is_cut = self.length() > TAIL as u64 && inner.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'+'));
-            return if is_cut { Err(Doubt) } else { Ok(None) };
-        };
-        let count = &inner[open + 1..];
-        let digits = count.strip_suffix(b"+").unwrap_or(count);
-        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            return Err(Doubt);
-        }
-        let size =
-            digits.iter().fold(0, |sum: u64, digit| sum.saturating_mul(10).saturating_add((digit - b'0').into()));
-        if size > LITERAL { Err(Doubt) } else { Ok(Some(Literal { size, waits: digits.len() == count.len() })) }
-    }
-}
-
-fn short(length: u64, most: usize) -> usize {
-    usize::try_from(length).unwrap_or(usize::MAX).min(most)
+    if end == 0 { Err(Doubt) } else { Ok(&rest[..end]) }
 }
 
 #[cfg(test)]

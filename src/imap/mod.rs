@@ -11,6 +11,8 @@ mod reply;
 pub mod response;
 pub mod sasl;
 mod secret;
+mod tag;
+mod tracker;
 
 pub use capability::Capabilities;
 pub use login::{Credentials, Login, Mechanism};

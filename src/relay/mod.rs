@@ -160,7 +160,9 @@ where
         }
         let before = (self.to_backend.moved(), self.to_client.moved(), self.ending);
         let done = loop {
-            let hear = |bytes: &[u8]| self.follower.from_client(bytes);
+            let hear = |bytes: &[u8]| {
+                let _all = self.follower.from_client(bytes);
+            };
             let to_backend = self.to_backend.poll(cx, &mut self.client, &mut self.backend, &mut scratch, hear);
             let hear = |bytes: &[u8]| self.follower.from_backend(bytes);
             let to_client = self.to_client.poll(cx, &mut self.backend, &mut self.client, &mut scratch, hear);

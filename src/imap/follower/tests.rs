@@ -1,6 +1,8 @@
 //! The follower by example, against dialogues whose boundaries are known because they were made so, and against a slow
 //! model that holds everything.
 
+use std::mem;
+
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -17,7 +19,7 @@ use By::{Backend, Client};
 impl Follower {
     fn hear(&mut self, by: By, bytes: &[u8]) {
         match by {
-            Client => self.from_client(bytes),
+            Client => assert_eq!(self.from_client(bytes), bytes.len()),
             Backend => self.from_backend(bytes),
         }
     }
