@@ -109,7 +109,7 @@ const HOMES: [(&str, &[&str]); 35] = [
     ("rcgen", &["tls/"]),
     ("aws_lc_rs", &["tls/", "limits.rs", "random.rs", "admin/", "backend/group.rs", "pool/", "routing/lookup/"]),
     ("imap_proto", &["imap/response.rs"]),
-    ("memchr", &["imap/follower.rs"]),
+    ("memchr", &["imap/follower/lines.rs"]),
     ("base64", &["imap/sasl/"]),
     (
         "dashmap",

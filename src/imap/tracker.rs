@@ -164,7 +164,9 @@ impl Tracker {
     /// The client has sent this as part of a literal. There are servers that take literals for words.
     pub(super) fn hear_literal(&mut self, literal: &[u8]) {
         if self.in_flight.last().is_some_and(|sent| sent.kind.minds_words()) {
-            literal.iter().for_each(|byte| self.words.hear_literal(*byte));
+            for byte in literal {
+                self.words.hear_literal(*byte);
+            }
         }
     }
 
@@ -251,10 +253,9 @@ impl Tracker {
             (Kind::Open, _) if sent.stage != Stage::Whole => Selection::Unclear,
             (Kind::Open | Kind::Close, _) if !sent.alone => Selection::Unclear,
             (Kind::Open, Status::Ok) => Selection::Selected,
-            // RFC 9051 section 6.3.2: none is selected then, not even what was selected before.
-            (Kind::Open, Status::No) => Selection::None,
+            // RFC 9051 section 6.3.2: when it fails none is selected, not even what was selected before.
+            (Kind::Open, Status::No) | (Kind::Close, Status::Ok) => Selection::None,
             (Kind::Open, _) => Selection::Unclear,
-            (Kind::Close, Status::Ok) => Selection::None,
             _ => self.selection,
         };
     }

@@ -17,18 +17,40 @@ pub(super) struct Words {
     /// The last byte of a line, and the last one that is neither blank nor line end.
     before: u8,
     last: u8,
-    quoted: bool,
-    escaped: bool,
-    /// An argument may begin here.
-    starts: bool,
-    /// The last `{` began one.
-    literal_stands: bool,
+    quoted: Quoted,
+    argument: Argument,
     enable: bool,
-    /// The last word was RETURN.
-    returns: bool,
-    /// Inside the parentheses behind it.
-    options: bool,
+    returns: Returns,
     odd_options: bool,
+}
+
+/// Where the line stands as to what may be a literal's announcement.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Argument {
+    #[default]
+    Inside,
+    /// One may begin here.
+    Begins,
+    /// It has, and so far it is `{n}`.
+    Literal,
+}
+
+/// Inside a quoted string, and there behind a backslash.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Quoted {
+    #[default]
+    No,
+    Yes,
+    Escaped,
+}
+
+/// Behind the word RETURN, and then inside its parentheses.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Returns {
+    #[default]
+    No,
+    Word,
+    Options,
 }
 
 impl Words {
@@ -40,18 +62,21 @@ impl Words {
         if !matches!(byte, b' ' | b'\r' | b'\n') {
             self.last = byte;
         }
-        if byte == b'{' {
-            self.literal_stands = self.starts;
-        }
-        self.starts = matches!(byte, b' ' | b'(') || byte == b'~' && self.starts;
-        if self.escaped {
-            self.escaped = false;
-        } else {
-            self.escaped = self.quoted && byte == b'\\';
-            self.quoted ^= byte == b'"';
-        }
+        self.argument = match (self.argument, byte) {
+            (_, b' ' | b'(') | (Argument::Begins, b'~') => Argument::Begins,
+            (Argument::Begins, b'{') | (Argument::Literal, b'0'..=b'9' | b'+' | b'}' | b'\r' | b'\n') => {
+                Argument::Literal
+            }
+            _ => Argument::Inside,
+        };
+        self.quoted = match (&self.quoted, byte) {
+            (Quoted::No, b'"') => Quoted::Yes,
+            (Quoted::No, _) | (Quoted::Yes, b'"') => Quoted::No,
+            (Quoted::Yes, b'\\') => Quoted::Escaped,
+            (Quoted::Yes | Quoted::Escaped, _) => Quoted::Yes,
+        };
         self.read(byte);
-        is_whole && !(ends && self.quoted)
+        is_whole && !(ends && self.quoted != Quoted::No)
     }
 
     /// Takes a byte of a literal.
@@ -76,7 +101,7 @@ impl Words {
 
     /// The literal that the line announced at its end is an argument of its own, not the end of a longer one.
     pub(super) fn literal_stands(&self) -> bool {
-        self.literal_stands
+        self.argument == Argument::Literal
     }
 
     fn read(&mut self, byte: u8) {
@@ -90,18 +115,22 @@ impl Words {
             self.end_word();
         }
         match byte {
+            b'(' if self.returns == Returns::Word => self.returns = Returns::Options,
+            b')' => self.returns = Returns::No,
             b' ' | b'\r' | b'\n' => {}
-            b'(' => (self.options, self.returns) = (self.options || self.returns, false),
-            b')' => (self.options, self.returns) = (false, false),
-            _ => self.returns = false,
+            _ if self.returns == Returns::Word => self.returns = Returns::No,
+            _ => {}
         }
     }
 
     fn end_word(&mut self) {
         let word = std::mem::take(&mut self.word);
-        self.returns = word.is(b"RETURN");
         self.enable |= ENABLING.iter().any(|end| word.ends_with(end));
-        self.odd_options |= self.options && !word.is_number() && !OPTIONS.iter().any(|option| word.is(option));
+        match self.returns {
+            Returns::Options => self.odd_options |= !word.is_number() && !OPTIONS.iter().any(|option| word.is(option)),
+            Returns::Word | Returns::No if word.is(b"RETURN") => self.returns = Returns::Word,
+            Returns::Word | Returns::No => self.returns = Returns::No,
+        }
     }
 }
 

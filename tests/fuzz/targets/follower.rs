@@ -12,9 +12,9 @@ fn verdicts(bytes: &[u8], size: usize) -> Vec<(bool, bool, bool, bool)> {
         for piece in said.chunks(size) {
             let (doubted, logged_out) = (follower.doubts(), follower.logged_out());
             if turn % 2 == 0 {
-                follower.from_backend(piece)
+                follower.from_backend(piece);
             } else {
-                follower.from_client(piece)
+                assert_eq!(follower.from_client(piece), piece.len());
             }
             assert!(!doubted || follower.doubts() && !follower.vouches());
             assert!(!logged_out || follower.logged_out());
