@@ -20,6 +20,7 @@ pub struct Lent {
     capabilities: Capabilities,
     welcome: Welcome,
     place: Place,
+    told: Option<Vec<u8>>,
 }
 
 /// Handed back by a session, with what that has left behind.
@@ -58,7 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<LoggedIn, S> {
     /// The stream, for a relay, what the backend said behind its answer first; and what it takes to have the link back.
     pub fn lend(self) -> (Buffered<S>, Lent) {
         let LoggedIn { user, welcome } = self.state;
-        let lent = Lent { user, welcome, capabilities: self.capabilities, place: self.place };
+        let lent = Lent { user, welcome, capabilities: self.capabilities, place: self.place, told: self.told };
         (self.wire.into_buffered(), lent)
     }
 
@@ -75,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<LoggedIn, S> {
         }
     }
 
-    /// Tells the backend about the client that gets it, if there is something to tell.
+    /// Tells the backend about the client that gets it, if it is another than the one before.
     ///
     /// # Errors
     /// As [`Link::check`].
@@ -106,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<LoggedIn, S> {
             Some(capabilities) => capabilities,
             None => wire.capabilities(Keep::Alerts, &mut aside).await?,
         };
-        Ok(Link { wire, capabilities, aside, place, state: Greeted(()) })
+        Ok(Link { wire, capabilities, aside, place, told: None, state: Greeted(()) })
     }
 
     /// Nothing unsaid, nothing unheard.
@@ -153,9 +154,9 @@ impl Lent {
 
     /// The link again, from the stream that the relay has given back.
     pub fn returned<S: AsyncRead + AsyncWrite + Unpin>(self, stream: Buffered<S>, reset: Reset) -> Link<Used, S> {
-        let Self { user, capabilities, welcome, place } = self;
+        let Self { user, capabilities, welcome, place, told } = self;
         let state = Used { user, welcome, reset };
-        Link { wire: Wire::resumed(stream), capabilities, aside: Aside::default(), place, state }
+        Link { wire: Wire::resumed(stream), capabilities, aside: Aside::default(), place, told, state }
     }
 }
 
@@ -186,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Used, S> {
             (Answer::Ok(_), false) | (Answer::Refused(Status::No, _), true) => {}
             _ => return Err(LinkError::protocol("the mailbox cannot be left")),
         }
-        let Self { wire, capabilities, aside, place, state: Used { user, welcome, .. } } = self;
-        Link { wire, capabilities, aside, place, state: LoggedIn { user, welcome } }.at_rest()
+        let Self { wire, capabilities, aside, place, told, state: Used { user, welcome, .. } } = self;
+        Link { wire, capabilities, aside, place, told, state: LoggedIn { user, welcome } }.at_rest()
     }
 }

@@ -202,7 +202,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Authenticating, S> {
 
 impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
     fn into_state<Next>(self, state: Next) -> Link<Next, S> {
-        Link { wire: self.wire, capabilities: self.capabilities, aside: self.aside, place: self.place, state }
+        Link {
+            wire: self.wire,
+            capabilities: self.capabilities,
+            aside: self.aside,
+            place: self.place,
+            told: self.told,
+            state,
+        }
     }
 
     /// The last answer: the user is in, or is not.

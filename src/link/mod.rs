@@ -54,6 +54,14 @@ pub struct Caller<'a> {
     pub id: &'a [(Vec<u8>, Vec<u8>)],
 }
 
+impl Caller<'_> {
+    /// The same client, less what is true of this session alone.
+    fn at_any_time(&self) -> Self {
+        let at = |address: SocketAddr| SocketAddr::new(address.ip(), 0);
+        Self { session: "", client: at(self.client), local: at(self.local), ..*self }
+    }
+}
+
 /// One connection to a backend. Dropping it closes it.
 pub struct Link<State, S = Stream> {
     wire: Wire<S>,
@@ -63,6 +71,8 @@ pub struct Link<State, S = Stream> {
     aside: Aside,
     /// Its place among the links that the backend may have.
     place: Place,
+    /// What it knows of the client by ID, as far as that is true of more than one session.
+    told: Option<Vec<u8>>,
     state: State,
 }
 

@@ -119,7 +119,7 @@ async fn play(mut stream: DuplexStream, script: &[Act<'_>]) -> Option<DuplexStre
 async fn greet(stream: DuplexStream) -> Result<Link<Greeted, DuplexStream>, LinkError> {
     let mut aside = Aside::default();
     let (wire, capabilities) = connect::greeted(stream, &mut aside).await?;
-    Ok(Link { wire, capabilities, aside, place: Place::default(), state: Greeted(()) })
+    Ok(Link { wire, capabilities, aside, place: Place::default(), told: None, state: Greeted(()) })
 }
 
 type Outcome = Result<Progress<DuplexStream>, LinkError>;
@@ -879,4 +879,29 @@ async fn a_link_can_become_nobodys_again() {
     };
     let (outcome, _) = tokio::join!(ours, play(far, &script));
     assert!(matches!(outcome, Ok(Progress::Done(..))), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_is_told_of_the_next_client_if_it_is_another() {
+    let (link, far) = used("UNSELECT ID", AT_REST).await;
+    let at = |client: &str| Caller { client: client.parse().expect("an address"), ..caller() };
+    let ours = async {
+        let link = link.reset().await?.introduce(&at("192.0.2.7:4711"), true).await?;
+        // The same machine again, in another session.
+        let link = link.introduce(&Caller { session: "def", ..at("192.0.2.7:4712") }, true).await?;
+        link.introduce(&at("192.0.2.8:4713"), true).await?;
+        Ok::<_, LinkError>(())
+    };
+    let theirs = async {
+        let Some(mut far) = play(far, &[Hear(b"T NOOP"), Say(b"%T OK done\r\n")]).await else { panic!("closed") };
+        for address in ["192.0.2.7", "192.0.2.8"] {
+            let mut lines = tokio::io::BufReader::new(&mut far).lines();
+            let line = lines.next_line().await.expect("read").expect("a line");
+            let (tag, command) = line.split_once(' ').expect("a tag");
+            assert!(command.starts_with("ID (") && command.contains(address), "{command}");
+            far.write_all(format!("* ID NIL\r\n{tag} OK done\r\n").as_bytes()).await.expect("written");
+        }
+        far
+    };
+    tokio::join!(ours, theirs).0.expect("all told");
 }
