@@ -336,7 +336,7 @@ where
     /// Leaves now: says BYE if this happens to be a moment for it and the client takes it at once.
     fn stop(&mut self, cx: &mut Context<'_>) -> Report {
         let leaving = Leaving { ending: Ending::Stopping, until: self.progress, said: false };
-        self.leaving.get_or_insert(Box::new(leaving));
+        self.leaving.get_or_insert_with(|| Box::new(leaving));
         if self.take_leave() {
             // Whether the client took it is its own affair.
             let _ = self.to_client.poll_end(cx, &mut self.client);
