@@ -8,8 +8,8 @@ import os
 import pathlib
 import pwd
 import re
-import shutil
 import signal
+import socket
 import subprocess
 
 from world import WAIT, free_port, until
@@ -95,8 +95,6 @@ class Cyrus:
         until(self.answers, "Cyrus to answer")
 
     def answers(self):
-        import socket
-
         if self.process.poll() is not None:
             raise AssertionError("Cyrus has ended:\n" + self.log())
         try:

@@ -58,7 +58,15 @@ protocol imap {
 """
 
 
+def dovecot_settings():
+    environment = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin"}
+    version = subprocess.run(["dovecot", "--version"], capture_output=True, env=environment, check=True).stdout
+    return DOVECOT + (DOVECOT_2_3 if version.startswith(b"2.3") else "")
+
+
 class ChangingDovecot(Dovecot):
+    """Its users' logins are counted, and their passwords change."""
+
     def logins(self, user):
         return len(re.findall(rf"imap-login: .*?(?:Login|Logged in): user=<{re.escape(user)}>,", self.log()))
 
@@ -80,14 +88,14 @@ class Model(unittest.TestCase):
         names = {"dovecot": ["ada", "ben", "cleo", "dan"], "cyrus": ["eve", "finn", "gus", "hana"]}
         words = {user: f"{user}-%08x" % self.rng.randrange(1 << 32) for users in names.values() for user in users}
         of = {kind: {user: words[user] for user in users} for kind, users in names.items()}
-        version = subprocess.run(["dovecot", "--version"], capture_output=True, env=os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin"})
-        extra = DOVECOT + (DOVECOT_2_3 if version.stdout.startswith(b"2.3") else "")
-        self.servers = {}
-        for kind, make in (("dovecot", lambda folder: ChangingDovecot(folder, of["dovecot"], extra)), ("cyrus", lambda folder: Cyrus(folder, of["cyrus"]))):
-            self.servers[kind] = make(self.folder / kind)
-            self.addCleanup(self.servers[kind].stop)
-        self.accounts = [self.account(user, words[user], kind, user == users[0]) for kind, users in names.items() for user in users]
-        (self.folder / "users.map").write_text("".join(f"{user}\t{kind}\n" for kind, users in names.items() for user in users))
+        home = {user: kind for kind, users in names.items() for user in users}
+        self.servers = {"dovecot": ChangingDovecot(self.folder / "dovecot", of["dovecot"], dovecot_settings())}
+        self.addCleanup(self.servers["dovecot"].stop)
+        self.servers["cyrus"] = Cyrus(self.folder / "cyrus", of["cyrus"])
+        self.addCleanup(self.servers["cyrus"].stop)
+        changing = [users[0] for users in names.values()]
+        self.accounts = [self.account(user, words[user], kind, user in changing) for user, kind in home.items()]
+        (self.folder / "users.map").write_text("".join(f"{user}\t{kind}\n" for user, kind in home.items()))
         self.ports = [free_port(), free_port()]
         self.pool = self.pool_if_there()
         self.mailmux = Mailmux(self.folder, self.config(self.pool))
@@ -151,7 +159,7 @@ failures_per_user = "off"
         done = subprocess.run([MAILMUX, "check", "--config", path], capture_output=True, timeout=60)
         if done.returncode == 0:
             return POOL
-        print(f'\n    NOT POOLING: this mailmux does not take pool = "{POOL}": {done.stdout.decode()}{done.stderr.decode()}')
+        print(f'\n    NOT POOLING: this mailmux does not take pool = "{POOL}":\n{done.stderr.decode()}')
         return None
 
     def test_random_clients_are_told_what_is_theirs_and_right(self):
@@ -166,7 +174,8 @@ failures_per_user = "off"
             self.count()
         except Mistake as mistake:
             said = mistake.connection.report(LAST)
-            print(f"\n    MODEL_SEED={SEED}, step {Connection.step}: {mistake}\n{said}\n    before that:\n{steps.recently()}", flush=True)
+            print(f"\n    MODEL_SEED={SEED}, step {Connection.step}: {mistake}\n{said}", flush=True)
+            print(f"    and everybody's last steps:\n{steps.recently()}", flush=True)
             raise
 
     def count(self):
@@ -184,8 +193,8 @@ failures_per_user = "off"
         for account in self.accounts:
             words = [account.user, account.kind, *account.count.values(), there[account.user]]
             print("    " + "".join(f"{word:>9}" for word in words))
-        reused = f"{hits:.0f} reused"
-        print(f"    {Connection.step} steps, {certain} logins and perhaps {perhaps - certain} more, {sum(there.values())} reached a backend, {reused}", flush=True)
+        print(f"    {Connection.step} steps, {certain} logins and perhaps {perhaps - certain} more,", end=" ")
+        print(f"{sum(there.values())} reached a backend, {hits:.0f} were reused", flush=True)
         self.assertLessEqual(sum(there.values()) + hits, perhaps, "logins that nobody asked for")
 
 

@@ -1,8 +1,7 @@
-"""What clients do, at random: how they come and go (what they do meanwhile: uses.py). Which step comes next depends on the seed and on the model alone, never on
-time, so that a seed replays a run.
+"""What clients do, at random: how they come and go (what they do meanwhile: uses.py).
 
-Sessions that die in the middle of a command which changes mail do so where nobody counts (a loose mailbox), or before the
-command is complete.
+Which step comes next depends on the seed and on the model alone, never on time, so that a seed replays a run. Sessions that die
+in the middle of a command which changes mail do so where nobody counts (a loose mailbox), or before the command is complete.
 """
 
 import base64
@@ -136,8 +135,9 @@ class Steps(Uses):
     def burst(self):
         """Several logins at the same moment, mostly of one user."""
         first = self.rng.choice(self.accounts)
-        several = [first] + [first if self.rng.random() < 0.7 else self.rng.choice(self.accounts) for _ in range(self.rng.randint(1, 3))]
-        begun = []
+        several, begun = [first], []
+        for _ in range(self.rng.randint(1, 3)):
+            several.append(first if self.rng.random() < 0.7 else self.rng.choice(self.accounts))
         for account in several:
             connection = self.connect(account)
             tag, last = self.send_login(connection, account, account.password)

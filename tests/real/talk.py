@@ -162,13 +162,12 @@ class Connection:
         self.inflate = zlib.decompressobj(-15)
         self.deflate = zlib.compressobj(wbits=-15)
 
-    def rest(self):
+    def rest(self, *forgiven):
         """Everything until the other side closes."""
-        whole = b""
         try:
             while data := self.socket.recv(65536):
                 self.take(data)
-        except ConnectionError:
+        except (ConnectionError, *forgiven):
             pass
         except OSError as error:
             raise Mistake(self, f"does not close: {error!r}")
@@ -188,11 +187,11 @@ class Connection:
         self.note("!", how.encode())
         if how == "half":
             try:
-                # Under TLS this closes without a close_notify, as many do.
+                # Under TLS this closes without a close_notify, as many do, and may be answered by an alert.
                 socket.socket.shutdown(self.socket, socket.SHUT_WR)
             except OSError:
                 pass
-            self.rest()
+            self.rest(ssl.SSLError)
         if how == "rst":
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()

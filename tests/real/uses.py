@@ -1,4 +1,7 @@
-"""What clients do with their mail, at random: a part of the steps. Every reply is checked: see accounts.py."""
+"""What clients do with their mail, at random: a part of the steps. Every reply is checked: see accounts.py.
+
+NOOP comes first almost everywhere: what other sessions have done is told then, and what is asked next has one right answer.
+"""
 
 from accounts import FLAGS
 from talk import Reply
@@ -83,8 +86,7 @@ class Uses:
         if len(box.messages) > 25:
             return self.clear(session, box)
         body, flags = self.body(account), self.rng.sample(FLAGS, self.rng.randint(0, 2))
-        if session.box:
-            session.run(session.noop())
+        session.run(session.noop())
         connection, tag = session.connection, session.connection.tag()
         line = tag + b" " + session.append(box, body, flags)
         if self.rng.random() < 0.5:
@@ -118,6 +120,8 @@ class Uses:
         session.run(session.expunge())
 
     def leave(self, session):
+        # CLOSE expunges what the session has been told of.
+        session.run(session.noop())
         close = self.rng.random() < 0.5 and not session.box.loose and not session.box.still
         session.run(session.leave(b"CLOSE" if close else b"UNSELECT"))
 
@@ -141,8 +145,7 @@ class Uses:
         account = session.account
         account.made += 1
         name = account.token + b"-%d" % account.made
-        if session.box:
-            session.run(session.noop())
+        session.run(session.noop())
         session.just_ok(session.connection.command(b"CREATE " + name))
         account.mailbox(name)
 
@@ -152,14 +155,17 @@ class Uses:
         return [box for box in account.boxes.values() if box.name != b"INBOX" and not (box.loose or box.still or box in used)]
 
     def delete(self, session):
+        session.run(session.noop())
         box = self.rng.choice(self.deletable(session.account))
         session.just_ok(session.connection.command(b"DELETE " + box.name))
         del session.account.boxes[box.name]
 
     def enable(self, session):
+        session.run(session.noop())
         session.run(session.enable())
 
     def compress(self, session):
+        session.run(session.noop())
         session.just_ok(session.connection.command(b"COMPRESS DEFLATE"))
         session.connection.silent()
         session.connection.compress()
