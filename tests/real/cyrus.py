@@ -8,6 +8,7 @@ import os
 import pathlib
 import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import subprocess
 from world import WAIT, free_port, until
 
 UNPACKED = pathlib.Path(os.environ.get("CYRUS", "/nonexistent"))
-LIBRARIES = UNPACKED / "usr/lib" / (os.uname().machine + "-linux-gnu")
+PROGRAMS = "usr/lib/cyrus/bin/imapd", "usr/lib/cyrus/bin/master", "usr/sbin/saslpasswd2"
 
 # imapidlepoll: there is no idled. failedloginpause: nobody guesses here. autocreate_quota: who logs in has an INBOX.
 IMAPD = """
@@ -52,18 +53,19 @@ class Cyrus:
     def __init__(self, folder, users):
         self.folder = folder
         self.port = free_port()
-        self.environment = os.environ | {"LD_LIBRARY_PATH": str(LIBRARIES)}
+        self.environment = os.environ | {"LD_LIBRARY_PATH": str(folder / "programs")}
         self.counted = {}
         owner = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
         words = {
             "folder": folder,
             "user": owner.pw_name,
             "group": grp.getgrgid(owner.pw_gid).gr_name,
-            "imapd": UNPACKED / "usr/lib/cyrus/bin/imapd",
+            "imapd": folder / "programs/imapd",
             "port": self.port,
         }
         for path in (folder, folder / "var", folder / "var/log", folder / "mail"):
             path.mkdir()
+        self.copy_programs()
         (folder / "imapd.conf").write_text(IMAPD.format(**words))
         (folder / "cyrus.conf").write_text(CYRUS.format(**words))
         for user, password in users.items():
@@ -73,22 +75,22 @@ class Cyrus:
         if os.getuid() == 0:
             for path in [folder, *folder.rglob("*")]:
                 os.chown(path, owner.pw_uid, owner.pw_gid)
-            for parent in (UNPACKED, *UNPACKED.parents):
-                self.open_to_others(parent)
         self.start()
 
-    @staticmethod
-    def open_to_others(path):
-        if not path.stat().st_mode & 0o001:
-            path.chmod(path.stat().st_mode | 0o011)
+    def copy_programs(self):
+        """Where they were unpacked, nobody may not go."""
+        (self.folder / "programs").mkdir()
+        libraries = UNPACKED.glob("usr/lib/*-linux-gnu/libcyrus*.so.*")
+        for path in (*(UNPACKED / program for program in PROGRAMS), *libraries):
+            shutil.copy(path, self.folder / "programs")
 
     def set_password(self, user, password):
         """Cyrus asks for the password of user@host."""
-        command = [UNPACKED / "usr/sbin/saslpasswd2", "-p", "-c", "-f", self.folder / "sasldb", user]
+        command = [self.folder / "programs/saslpasswd2", "-p", "-c", "-f", self.folder / "sasldb", user]
         subprocess.run(command, input=password.encode(), env=self.environment, check=True, timeout=WAIT)
 
     def start(self):
-        command = [UNPACKED / "usr/lib/cyrus/bin/master", "-D", "-p", self.folder / "master.pid"]
+        command = [self.folder / "programs/master", "-D", "-p", self.folder / "master.pid"]
         command += ["-C", self.folder / "imapd.conf", "-M", self.folder / "cyrus.conf"]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
