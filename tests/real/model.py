@@ -170,21 +170,24 @@ failures_per_user = "off"
 
     def count(self):
         """What reached the backends, by their logs, is what was logged in through mailmux, but for what was reused."""
-        hits = self.mailmux.metric('mailmux_pool_checkouts_total{outcome="hit"}')
+        series = [f'mailmux_pool_checkouts_total{{backend="{kind}",outcome="hit"}}' for kind in self.servers]
+        hits = sum(self.mailmux.metric(name) for name in series)
         certain = sum(account.count["logins"] for account in self.accounts)
         perhaps = certain + sum(account.count["unknown"] for account in self.accounts)
 
         def reached():
             return {account.user: account.server.logins(account.user) - account.count["direct"] for account in self.accounts}
 
-        until(lambda: sum(reached().values()) + hits >= certain, f"{certain} logins to be in the backends' logs")
-        there = reached()
-        print("    " + "".join(f"{word:>9}" for word in ["user", "server", *self.accounts[0].count, "reached"]))
-        for account in self.accounts:
-            words = [account.user, account.kind, *account.count.values(), there[account.user]]
-            print("    " + "".join(f"{word:>9}" for word in words))
-        print(f"    {Connection.step} steps, {certain} logins and perhaps {perhaps - certain} more,", end=" ")
-        print(f"{sum(there.values())} reached a backend, {hits:.0f} were reused", flush=True)
+        try:
+            until(lambda: sum(reached().values()) + hits >= certain, f"{certain} logins to be in the backends' logs")
+        finally:
+            there = reached()
+            print("    " + "".join(f"{word:>9}" for word in ["user", "server", *self.accounts[0].count, "reached"]))
+            for account in self.accounts:
+                words = [account.user, account.kind, *account.count.values(), there[account.user]]
+                print("    " + "".join(f"{word:>9}" for word in words))
+            print(f"    {Connection.step} steps, {certain} logins and perhaps {perhaps - certain} more,", end=" ")
+            print(f"{sum(there.values())} reached a backend, {hits:.0f} were reused", flush=True)
         self.assertLessEqual(sum(there.values()) + hits, perhaps, "logins that nobody asked for")
 
 
