@@ -1,8 +1,9 @@
 //! What it measures: how fast one relay moves bytes between two loopback TCP connections, and how much CPU time its own
 //! thread spends on that, beside `tokio::io::copy_bidirectional` doing the same. `bulk`: one direction as fast as it
 //! goes, in no protocol. `ping-pong`: 64 bytes there and back, like a client that talks. `fetch`: literals of 1 MiB, like
-//! a FETCH of large messages, and `lines`: responses of 40 bytes, like a FETCH of flags; for these also the relay without
-//! its follower, which the client has sent into doubt with a COMPRESS before anything else.
+//! a FETCH of large messages, `lines`: responses of 40 bytes, like a FETCH of flags, and `append`: literals of 1 MiB the
+//! other way; for these also the relay that is to keep its link, and so tracks what is said, and the one without its
+//! follower, which the client has sent into doubt with a COMPRESS before anything else.
 //!
 //! How: each loop runs alone in a current-thread runtime on a thread of its own; a blocking thread at each end sends and
 //! receives. The two take turns, so that a change of the machine's mood meets both, and the median of the rounds counts.
@@ -29,10 +30,14 @@ const CHUNK: usize = 256 * 1024;
 /// A large message.
 const MESSAGE: usize = 1024 * 1024;
 
+/// The answer to an APPEND.
+const APPENDED: &[u8] = b"b OK\r\n";
+
 /// A loop under test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Loop {
     Relay,
+    Keeping,
     Unfollowed,
     Copy,
 }
@@ -43,16 +48,21 @@ enum Load {
     Bulk(u64),
     Fetch(u64),
     Lines(u64),
+    Append(u64),
     PingPong(u64),
 }
 
 impl Load {
-    /// What the backend says over and over, about a [`CHUNK`] at once.
+    /// What the backend, or the client that appends, says over and over, about a [`CHUNK`] at once.
     fn chunk(self) -> Vec<u8> {
         match self {
             Self::Fetch(_) => {
-                let body = [b"x".repeat(70).as_slice(), b"\r\n"].concat().repeat(MESSAGE / 72);
-                [format!("* 1 FETCH (BODY[] {{{}}}\r\n", body.len()).as_bytes(), &body, b")\r\n"].concat()
+                let message = message();
+                [format!("* 1 FETCH (BODY[] {{{}}}\r\n", message.len()).as_bytes(), &message, b")\r\n"].concat()
+            }
+            Self::Append(_) => {
+                let message = message();
+                [format!("b APPEND INBOX {{{}+}}\r\n", message.len()).as_bytes(), &message, b"\r\n"].concat()
             }
             Self::Lines(_) => b"* 12345 FETCH (FLAGS (\\Seen) UID 67890)\r\n".repeat(CHUNK / 41),
             Self::Bulk(_) | Self::PingPong(_) => vec![b'x'; CHUNK],
@@ -62,7 +72,9 @@ impl Load {
     /// How often it says that.
     fn chunks(self) -> u64 {
         match self {
-            Self::Bulk(bytes) | Self::Fetch(bytes) | Self::Lines(bytes) => (bytes / self.chunk().len() as u64).max(1),
+            Self::Bulk(bytes) | Self::Fetch(bytes) | Self::Lines(bytes) | Self::Append(bytes) => {
+                (bytes / self.chunk().len() as u64).max(1)
+            }
             Self::PingPong(_) => 0,
         }
     }
@@ -72,9 +84,15 @@ impl Load {
             Self::Bulk(_) => "bulk",
             Self::Fetch(_) => "fetch",
             Self::Lines(_) => "lines",
+            Self::Append(_) => "append",
             Self::PingPong(_) => "ping-pong",
         }
     }
+}
+
+/// A large one, of lines.
+fn message() -> Vec<u8> {
+    [b"x".repeat(70).as_slice(), b"\r\n"].concat().repeat(MESSAGE / 72)
 }
 
 /// What the client says first, so that the follower follows or does not.
@@ -82,7 +100,8 @@ fn opening(which: Loop, load: Load) -> &'static [u8] {
     match (which, load) {
         (_, Load::Bulk(_) | Load::PingPong(_)) => b"",
         (Loop::Unfollowed, _) => b"a COMPRESS DEFLATE\r\n",
-        (Loop::Relay | Loop::Copy, _) => b"a UID FETCH 1:* X\r\n",
+        (_, Load::Append(_)) => b"",
+        (Loop::Relay | Loop::Keeping | Loop::Copy, _) => b"a UID FETCH 1:* X\r\n",
     }
 }
 
@@ -96,11 +115,13 @@ struct Round {
 fn main() -> io::Result<()> {
     let in_earnest = std::env::args().any(|arg| arg == "--bench");
     let (rounds, bulk, pings) = if in_earnest { (7, 4 << 30, 200_000) } else { (1, 1 << 20, 10) };
-    for load in [Load::Bulk(bulk), Load::Fetch(bulk), Load::Lines(bulk), Load::PingPong(pings)] {
+    let loads = [Load::Bulk(bulk), Load::Fetch(bulk), Load::Lines(bulk), Load::Append(bulk), Load::PingPong(pings)];
+    for load in loads {
         let loops: &[_] = match load {
             Load::Bulk(_) | Load::PingPong(_) => &[("mailmux relay", Loop::Relay), ("copy_bidirectional", Loop::Copy)],
-            Load::Fetch(_) | Load::Lines(_) => &[
+            Load::Fetch(_) | Load::Lines(_) | Load::Append(_) => &[
                 ("mailmux relay", Loop::Relay),
+                ("keeping the link", Loop::Keeping),
                 ("without follower", Loop::Unfollowed),
                 ("copy_bidirectional", Loop::Copy),
             ],
@@ -125,7 +146,7 @@ fn show(name: &str, load: Load, mut rounds: Vec<Round>) {
     rounds.sort_by_key(|round| round.cpu);
     let cpu = rounds[rounds.len() / 2].cpu.as_secs_f64();
     match load {
-        Load::Bulk(bytes) | Load::Fetch(bytes) | Load::Lines(bytes) => {
+        Load::Bulk(bytes) | Load::Fetch(bytes) | Load::Lines(bytes) | Load::Append(bytes) => {
             let gigabytes = bytes as f64 / 1e9;
             let kind = load.name();
             println!("{name:20} {kind:9}  {:8.2} GB/s  {:8.3} CPU s/GB", gigabytes / wall, cpu / gigabytes);
@@ -167,11 +188,11 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
         let mut client = tokio::net::TcpStream::from_std(client)?;
         let mut backend = tokio::net::TcpStream::from_std(backend)?;
         match which {
-            Loop::Relay | Loop::Unfollowed => {
+            Loop::Relay | Loop::Keeping | Loop::Unfollowed => {
                 let minute = Duration::from_mins(1);
                 let times = Times { idle: minute, half_closed: minute, write: minute };
                 let (_phase, stop) = watch::channel(Phase::Running);
-                let terms = Terms { times, spread: || Duration::ZERO, keep: false };
+                let terms = Terms { times, spread: || Duration::ZERO, keep: which == Loop::Keeping };
                 relay(client, backend, terms, stop, oneshot::channel().1).await;
             }
             Loop::Copy => {
@@ -198,6 +219,13 @@ fn client(address: SocketAddr, which: Loop, load: Load) -> io::Result<()> {
             }
             assert_eq!(got, load.chunk().len() as u64 * load.chunks(), "everything arrives");
         }
+        Load::Append(_) => {
+            let chunk = load.chunk();
+            for _ in 0..load.chunks() {
+                stream.write_all(&chunk)?;
+                stream.read_exact(&mut [0; APPENDED.len()])?;
+            }
+        }
         Load::PingPong(count) => {
             let mut message = [b'x'; 64];
             for _ in 0..count {
@@ -218,6 +246,13 @@ fn backend(listener: &TcpListener, which: Loop, load: Load) -> io::Result<()> {
             let chunk = load.chunk();
             for _ in 0..load.chunks() {
                 stream.write_all(&chunk)?;
+            }
+        }
+        Load::Append(_) => {
+            let mut chunk = load.chunk();
+            for _ in 0..load.chunks() {
+                stream.read_exact(&mut chunk)?;
+                stream.write_all(APPENDED)?;
             }
         }
         Load::PingPong(count) => {

@@ -119,10 +119,10 @@ class Session:
 
     # --- Replies ------------------------------------------------------------------------------------------------------
 
-    def begin(self, *commands, before=b"", behind=b""):
+    def begin(self, *commands, before=b"", behind=b"", asked=False):
         """Sends commands, each a line and what checks its reply, in one write, together with what is answered elsewhere."""
         tagged = [(self.connection.tag(), line, check) for line, check in commands]
-        self.connection.send(before + b"".join(tag + b" " + line + b"\r\n" for tag, line, _ in tagged) + behind)
+        self.connection.send(before + b"".join(tag + b" " + line + b"\r\n" for tag, line, _ in tagged) + behind, asked)
         return tagged
 
     def finish(self, tagged):
@@ -144,8 +144,8 @@ class Session:
             check(reply)
         self.want(not untagged, f"for {untagged} nobody has asked", reply)
 
-    def run(self, *commands):
-        self.finish(self.begin(*commands))
+    def run(self, *commands, asked=False):
+        self.finish(self.begin(*commands, asked=asked))
 
     def changes(self, reply, wanted=()):
         """Takes what is said of the mailbox without being asked out of a reply, and compares it with the model. Gives what

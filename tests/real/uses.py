@@ -147,7 +147,13 @@ class Uses:
         name = account.token + b"-%d" % account.made
         session.run(session.noop())
         session.just_ok(session.connection.command(b"CREATE " + name))
+        self.hear_the_rest(session)
         account.mailbox(name)
+
+    @staticmethod
+    def hear_the_rest(session):
+        """Cyrus says behind its answer to CREATE, and to DELETE, what has changed in the mailbox that is open."""
+        session.run(session.noop(), asked=True)
 
     @staticmethod
     def deletable(account):
@@ -158,6 +164,7 @@ class Uses:
         session.run(session.noop())
         box = self.rng.choice(self.deletable(session.account))
         session.just_ok(session.connection.command(b"DELETE " + box.name))
+        self.hear_the_rest(session)
         del session.account.boxes[box.name]
 
     def enable(self, session):
