@@ -1,7 +1,9 @@
-//! The tracker, by way of the follower that feeds it: by example.
+//! The tracker, by way of the follower that feeds it: by example. What is proven against a model is in `model.rs`.
 
 use super::*;
 use crate::imap::follower::Follower;
+
+mod model;
 
 /// Who says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
