@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use mailmux::process::Phase;
-use mailmux::relay::{Times, relay};
+use mailmux::relay::{Terms, Times, relay};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -171,7 +171,8 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
                 let minute = Duration::from_mins(1);
                 let times = Times { idle: minute, half_closed: minute, write: minute };
                 let (_phase, stop) = watch::channel(Phase::Running);
-                relay(client, backend, times, stop, oneshot::channel().1).await;
+                let terms = Terms { times, spread: || Duration::ZERO, keep: false };
+                relay(client, backend, terms, stop, oneshot::channel().1).await;
             }
             Loop::Copy => {
                 tokio::io::copy_bidirectional(&mut client, &mut backend).await?;

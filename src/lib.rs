@@ -4,13 +4,16 @@
 //! This page is the map. A connection travels in one direction through these rooms, and no room knows the one after it:
 //!
 //! ```text
-//! listener → admission → tls → dialogue → limits → routing → link (connect, log in) → relay → record
+//! listener → admission → tls → dialogue → limits → routing → pool or link (connect, log in) → relay → record
 //! ```
 //!
 //! [`session`] is the only place that knows the order; it calls one step after the other, and what one step gives is
 //! what the next one takes. A step never imports another step. What travels between them is defined below them:
 //! [`imap::Login`] (who asks, and with what), [`stream::Buffered`] (a stream and what was already read of it),
 //! [`backend::Route`] (where to, and how to log in there), [`outcome`] (how a login is refused, how a session ends).
+//!
+//! A link that has outlived its session goes back to the [`pool`], if what was said on it leaves no doubt that it can be made
+//! clean: `imap/tracker.rs` judges, [`link`] cleans, and the same user may have it again.
 //!
 //! Around the journey: [`probe`] looks after backends, [`sessions`] knows who is in, [`steer`] is what operators do to a
 //! running server (drain, hold, move, kick); [`server`] puts everything together.
@@ -46,6 +49,7 @@ pub mod limits;
 pub mod routing;
 pub mod backend;
 pub mod link;
+pub mod pool;
 pub mod relay;
 pub mod record;
 

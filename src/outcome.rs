@@ -26,7 +26,7 @@ impl Side {
     }
 }
 
-/// A limit that was reached; the name is that of its key in `[limits]`.
+/// A limit that was reached; the name is that of its key in `[limits]` or `[[backend]]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the keys")]
 pub enum Limit {
@@ -37,11 +37,13 @@ pub enum Limit {
     LoginsPerUser,
     FailuresPerNetwork,
     FailuresPerUser,
+    MaxLinks,
+    MaxLinksPerUser,
 }
 
 impl Limit {
     /// All of them, for metrics that exist before the first event.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Sessions,
         Self::SessionsPerNetwork,
         Self::SessionsPerUser,
@@ -49,9 +51,11 @@ impl Limit {
         Self::LoginsPerUser,
         Self::FailuresPerNetwork,
         Self::FailuresPerUser,
+        Self::MaxLinks,
+        Self::MaxLinksPerUser,
     ];
 
-    /// The label: the key in `[limits]`.
+    /// The label: the key.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sessions => "sessions",
@@ -61,6 +65,8 @@ impl Limit {
             Self::LoginsPerUser => "logins_per_user",
             Self::FailuresPerNetwork => "failures_per_network",
             Self::FailuresPerUser => "failures_per_user",
+            Self::MaxLinks => "max_links",
+            Self::MaxLinksPerUser => "max_links_per_user",
         }
     }
 }
@@ -125,6 +131,9 @@ impl Refusal {
                 b"[LIMIT] Too many failed logins, try again later.".into()
             }
             Self::Limited(Limit::SessionsPerUser) => b"[LIMIT] Too many sessions of this user.".into(),
+            Self::Limited(Limit::MaxLinks | Limit::MaxLinksPerUser) => {
+                b"[LIMIT] All places are taken, try again later.".into()
+            }
             Self::Limited(_) => b"[LIMIT] Too many logins, try again later.".into(),
         }
     }
@@ -160,7 +169,7 @@ pub enum Ending {
     ClientClosed,
     /// The client's connection broke.
     ClientReset,
-    /// The client said LOGOUT before login.
+    /// The client said LOGOUT, and was answered here.
     ClientLogout,
     /// The TLS handshake failed.
     TlsFailed,

@@ -22,6 +22,7 @@ use crate::listener::Bound;
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::origin::Origin;
 use crate::outcome::Limit;
+use crate::pool::{Pool, Returns};
 use crate::probe::Prober;
 use crate::process::Phase;
 use crate::routing::Router;
@@ -55,6 +56,7 @@ pub struct Server {
     probers: Vec<Prober>,
     admin: Option<(TcpListener, SocketAddr, Option<Secret>)>,
     self_signed: Option<String>,
+    returns: Returns,
 }
 
 /// What all sessions share.
@@ -71,6 +73,7 @@ pub struct State {
     /// Whether clients are asked for certificates.
     pub(crate) asks_for_certificates: bool,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) pool: Arc<Pool>,
 }
 
 /// What all sessions of one listener share.
@@ -136,8 +139,9 @@ impl Plan {
         if !findings.is_empty() {
             return Err(findings);
         }
-        let limits = Limits::new(&config.limits)
-            .map_err(|_| vec![general("there is no randomness on this machine".to_owned())])?;
+        let no_randomness = |_| vec![general("there is no randomness on this machine".to_owned())];
+        let limits = Limits::new(&config.limits).map_err(no_randomness)?;
+        let (pool, returns) = Pool::new(config.pool.clone(), router.backends()).map_err(no_randomness)?;
         let own = doors.iter().map(|(bound, _)| bound.local_addr()).collect();
         let state = State {
             router,
@@ -148,10 +152,11 @@ impl Plan {
             refusals: Grid::new(config.timeouts.refusal_grid),
             asks_for_certificates: !matches!(config.tls.client_auth, config::ClientAuth::Off),
             sessions: Arc::default(),
+            pool: Arc::new(pool),
             timeouts: config.timeouts,
             metrics,
         };
-        Ok(Server { state: Arc::new(state), doors, probers, admin, self_signed })
+        Ok(Server { state: Arc::new(state), doors, probers, admin, self_signed, returns })
     }
 }
 
@@ -208,6 +213,9 @@ impl Server {
                 state.admission.sweep();
             }
         });
+        let pool = Arc::clone(&self.state.pool);
+        let connect = self.state.timeouts.backend_connect;
+        let pool = spawn(pool.run(self.returns, Arc::clone(&self.state.dialling), connect));
         let probes: Vec<_> =
             self.probers.into_iter().map(|prober| spawn(prober.run(Arc::clone(&self.state.dialling)))).collect();
         let stopped = tokio::select! {
@@ -218,6 +226,7 @@ impl Server {
             warn!("some sessions did not end when told to; leaving them behind");
         }
         sweeper.abort();
+        pool.abort();
         probes.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

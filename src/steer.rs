@@ -120,6 +120,7 @@ impl Steering {
         if timeout(patience, gone).await.is_err() {
             return Err(SteerError::StillThere(self.0.sessions.of_user(user)));
         }
+        self.0.pool.dismiss_user(user);
         meanwhile.await;
         self.0.router.moved(user, to.as_ref());
         drop(release);
@@ -127,9 +128,11 @@ impl Steering {
         Ok(Moved { dismissed })
     }
 
-    /// Tells a user's sessions to leave; says how many. They may come back at once.
+    /// Tells a user's sessions to leave, and lets go of links that wait for it; says how many sessions. They may come back at
+    /// once.
     pub fn kick(&self, user: &UserName) -> usize {
         let dismissed = self.0.sessions.dismiss_user(user, Ending::Kicked);
+        self.0.pool.dismiss_user(user);
         info!(%user, dismissed, "kicked");
         dismissed
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mailmux::config::{
-    BackendTls, CertificateName, ClientAuth, Config, ListenerTls, LogFormat, LogLevel, LoginAs, Mechanism,
+    BackendTls, CertificateName, ClientAuth, Config, ListenerTls, LogFormat, LogLevel, LoginAs, Mechanism, Pooling,
     ProxyVersion, Roots, Target, TlsVersion,
 };
 use proptest::prelude::*;
@@ -67,6 +67,20 @@ fn the_readmes_routing_loads() {
     let (text, _) = rest.split_once("```").expect("its end");
     let mut whole = "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:1143\"\ntls = \"none\"\n".to_owned();
     for name in ["blue", "green", "red"] {
+        whole.extend(["[[backend]]\nname = \"", name, "\"\naddress = \"192.0.2.1:143\"\ntls = \"none\"\n"]);
+    }
+    assert_eq!(findings(&(whole + text), "README.md"), "");
+}
+
+/// The README's pool, likewise.
+#[test]
+fn the_readmes_pool_loads() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("## Links that wait").expect("a chapter");
+    let (_, rest) = rest.split_once("```toml\n").expect("a configuration");
+    let (text, _) = rest.split_once("```").expect("its end");
+    let mut whole = "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:1143\"\ntls = \"none\"\n".to_owned();
+    for name in ["blue", "green"] {
         whole.extend(["[[backend]]\nname = \"", name, "\"\naddress = \"192.0.2.1:143\"\ntls = \"none\"\n"]);
     }
     assert_eq!(findings(&(whole + text), "README.md"), "");
@@ -173,6 +187,7 @@ fn the_reference_knows_every_key() {
         "[[route]]",
         "[limits]",
         "[timeouts]",
+        "[pool]",
         "[admin]",
         "[log]",
     ];
@@ -238,6 +253,7 @@ fn every_value_arrives_where_it_belongs() {
     assert_eq!((client.name.as_str(), client.verify), ("under_score.example.org", true));
     assert!(matches!(&client.roots, Roots::File(ca) if ca.value == Path::new("/etc/ca.pem")));
     assert!(client.client.is_none() && second.forward_id);
+    assert_eq!((first.max_links, second.max_links, second.max_links_per_user), (0, 300, 20));
 
     let [lookup, reject, rest] = &config.routes[..] else { panic!("three routes") };
     assert_eq!((&lookup.target, &rest.target), (&Target::Lookup(0), &Target::Backend(0)));
@@ -247,6 +263,11 @@ fn every_value_arrives_where_it_belongs() {
     assert!(lookup.when.server_name.is_some() && lookup.when.client.len() == 1);
     assert!(matches!(&lookup.login, LoginAs::Master { user, .. } if user == "root"));
     assert!(matches!(rest.login, LoginAs::Passthrough));
+    assert_eq!((lookup.pool, rest.pool), (Pooling::Reuse, Pooling::Off));
+
+    let pool = &config.pool;
+    assert_eq!((pool.warm, pool.reuse_max, pool.reuse_per_user), (1000, 0, 999));
+    assert_eq!((pool.warm_ttl, pool.reuse_ttl), (Duration::from_mins(2), Duration::from_mins(5)));
 
     let limits = &config.limits;
     assert_eq!((limits.sessions, limits.connects_per_network, limits.logins_per_user), (0, None, None));

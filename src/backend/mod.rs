@@ -1,28 +1,40 @@
 //! The backends, shared by all sessions, and the answer of routing: a [`Route`]. `group.rs` chooses among several,
-//! `health.rs` says whether one is well. Not here: IMAP text, sockets.
+//! `health.rs` says whether one is well, `places.rs` how many links one may have. Not here: IMAP text, sockets.
 
 mod group;
 mod health;
+mod places;
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::config::{self, MasterForm};
+use crate::config::{self, MasterForm, Pooling};
 use crate::imap::{Secret, UserName};
 use crate::metrics::BackendMetrics;
+use crate::outcome::Limit;
+use crate::random;
 use crate::tls::Connector;
 
 pub use group::Group;
 pub use health::Aspect;
 use health::{Change, Health};
+pub use places::Place;
+use places::Places;
 
 /// A backend that is down for so long is not waited for while somebody else is already trying it.
 const FAILS_AT_ONCE_AFTER: Duration = Duration::from_secs(30);
+
+/// So much later each session of a backend that dies is closed, on average.
+const SPREAD_EACH: Duration = Duration::from_millis(5);
+/// All of them within this.
+const SPREAD_MOST: Duration = Duration::from_secs(5);
 
 /// Where one login goes, and as whom.
 #[derive(Debug, Clone)]
@@ -39,12 +51,14 @@ pub struct Route {
     pub prescribed: Option<Prescribed>,
     /// How long the login there may take, where a lookup says so.
     pub budget: Option<Duration>,
+    /// Where links for it come from and where they go.
+    pub pool: Pooling,
 }
 
 impl Route {
     /// To this backend, with nothing prescribed.
     pub fn new(backend: Arc<Backend>, user: UserName, login: LoginAs) -> Self {
-        Self { backend, group: None, user, login, prescribed: None, budget: None }
+        Self { backend, group: None, user, login, prescribed: None, budget: None, pool: Pooling::Off }
     }
 }
 
@@ -108,6 +122,9 @@ pub struct Backend {
     // drains it says so and then counts.
     draining: AtomicBool,
     sessions: AtomicUsize,
+    places: Places,
+    /// Told when it goes down or is drained.
+    closing: Notify,
 }
 
 /// A session is on its way to a backend or there, for as long as this lives.
@@ -122,6 +139,7 @@ impl Backend {
     /// A backend of which nothing is known yet.
     pub fn new(config: config::Backend, connector: Option<Connector>, metrics: BackendMetrics) -> Self {
         let health = Mutex::new(Health::new(&config.health));
+        let places = (config.max_links, config.max_links_per_user);
         metrics.set_up(true);
         Self {
             config,
@@ -132,6 +150,8 @@ impl Backend {
             next_source: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),
+            places: Places::new(places.0, places.1),
+            closing: Notify::new(),
         }
     }
 
@@ -146,6 +166,13 @@ impl Backend {
         self.sessions.load(Ordering::SeqCst)
     }
 
+    /// How long one of its sessions waits before it tells its client that the backend has died: a random part of a time
+    /// that grows with their number, for they all come back.
+    pub fn spread(&self) -> Duration {
+        let sessions = u32::try_from(self.sessions()).unwrap_or(u32::MAX);
+        SPREAD_EACH.saturating_mul(sessions).min(SPREAD_MOST).mul_f64(random::fraction())
+    }
+
     /// Whether it gets no new sessions any more.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
@@ -154,6 +181,7 @@ impl Backend {
     /// Says whether it gets new sessions.
     pub fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Ordering::SeqCst);
+        self.closing.notify_waiters();
     }
 
     /// Whether users can be sent here now. One that is down gets one now and then, to find out whether it is back.
@@ -163,6 +191,41 @@ impl Backend {
         }
         let mut health = self.health();
         health.is_up() || health.claim_trial(Instant::now())
+    }
+
+    /// A place for one more link of this user, as soon as there is one.
+    ///
+    /// # Errors
+    /// Which limit kept it waiting until `deadline`.
+    pub async fn place(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
+        // Who need not wait is gone from there before anybody looks.
+        let _queued = self.metrics.queued();
+        self.places.take(user, deadline).await
+    }
+
+    /// Makes a place, which was nobody's, this user's.
+    ///
+    /// # Errors
+    /// As [`Backend::place`].
+    pub async fn give(&self, place: &mut Place, user: &UserName, deadline: Instant) -> Result<(), Limit> {
+        self.places.give(place, user, deadline).await
+    }
+
+    /// A place for a link that is nobody's yet, if there is one to spare.
+    pub fn spare_place(&self) -> Option<Place> {
+        self.places.spare()
+    }
+
+    /// Ready when links to it that nobody uses are to be given up: it is down, or is being drained.
+    pub async fn closes(&self) {
+        loop {
+            let mut closing = pin!(self.closing.notified());
+            closing.as_mut().enable();
+            if self.is_draining() || !self.is_up() {
+                return;
+            }
+            closing.await;
+        }
     }
 
     /// How it is, for people.
@@ -214,6 +277,7 @@ impl Backend {
             }
             Some(Change::Down(why)) => {
                 self.metrics.set_up(false);
+                self.closing.notify_waiters();
                 warn!(backend, why, "backend is down");
             }
             None => {}

@@ -36,6 +36,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[timeouts]`
     pub timeouts: Timeouts,
+    /// `[pool]`
+    pub pool: Pool,
     /// `[admin]`; no section, no admin port.
     pub admin: Option<Admin>,
     /// `[log]`
@@ -230,6 +232,10 @@ pub struct Backend {
     pub forward_id: bool,
     /// Local addresses to dial from, in turn; empty: the kernel's choice.
     pub source: Vec<IpAddr>,
+    /// The most links to it, whatever they are for; 0: no such limit.
+    pub max_links: usize,
+    /// The most of them that one user has; 0: no such limit.
+    pub max_links_per_user: usize,
     /// Its share of a group's users, against the other members' weights.
     pub weight: NonZeroU32,
     /// How it is found out whether it is well.
@@ -475,6 +481,19 @@ pub struct Route {
     pub login: LoginAs,
     /// Index into [`Config::lookups`] of the one that says whether a password is right, where mailmux itself must know.
     pub authenticate: Option<usize>,
+    /// Where links for its users come from, and where they go.
+    pub pool: Pooling,
+}
+
+/// Where links come from and where they go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pooling {
+    /// Each login opens its own, which ends with the session.
+    Off,
+    /// It may be one that was opened before and is not logged in.
+    Warm,
+    /// The same, and after the session it may wait for the user's next one.
+    Reuse,
 }
 
 /// The conditions of a rule; an absent one matches everything.
@@ -599,6 +618,21 @@ pub struct Timeouts {
     pub relay_idle: Duration,
     /// Refusals of a login go out at multiples of this after the attempt, so that time tells nothing.
     pub refusal_grid: Duration,
+}
+
+/// `[pool]`
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// Links to each backend that are kept open and not logged in.
+    pub warm: usize,
+    /// How long one of them waits; then it is replaced.
+    pub warm_ttl: Duration,
+    /// How long a link that is logged in waits for its user's next login.
+    pub reuse_ttl: Duration,
+    /// The most of these in all.
+    pub reuse_max: usize,
+    /// The most of these that one user has on one backend.
+    pub reuse_per_user: usize,
 }
 
 /// `[admin]`

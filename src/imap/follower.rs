@@ -169,7 +169,7 @@ impl Follower {
     }
 
     /// The client is inside a command, or inside its DONE.
-    fn is_in_command(&self) -> bool {
+    pub fn is_in_command(&self) -> bool {
         matches!(self.talk, Talk::Within | Talk::Waiting) || !self.client.is_at_start()
     }
 

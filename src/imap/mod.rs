@@ -15,6 +15,7 @@ mod tag;
 mod tracker;
 
 pub use capability::Capabilities;
+pub use follower::{Remains, Reset};
 pub use login::{Credentials, Login, Mechanism};
 pub use preauth::{Event, Offer, Preauth};
 pub use reply::Welcome;

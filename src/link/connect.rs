@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::wire::{Answer, Aside, Keep, Wire, capabilities_in};
 use super::{Caller, Dialling, Greeted, Link, LinkError, id};
-use crate::backend::Backend;
+use crate::backend::{Backend, Place};
 use crate::config::{BackendTls, ProxyVersion};
 use crate::imap::response::{self, Code, Response, Status};
 use crate::imap::{Capabilities, escape};
@@ -81,7 +81,7 @@ async fn set_up(
             (wire, capabilities)
         }
     };
-    let mut link = Link { wire, capabilities, aside, state: Greeted(()) };
+    let mut link = Link { wire, capabilities, aside, place: Place::default(), told: None, state: Greeted(()) };
     if let Some(caller) = caller {
         link.identify(caller, backend.config.forward_id).await?;
     }
@@ -158,10 +158,19 @@ pub(super) async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> R
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Link<Greeted, S> {
-    /// ID, if there is something to say and the backend listens.
-    pub(super) async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
+impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
+    /// Tells the backend about the client by ID, if it listens and there is something to tell that it has not been told on
+    /// this link.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
         let Some(command) = id::command(caller, forward, &self.capabilities) else { return Ok(()) };
+        let lasting = id::command(&caller.at_any_time(), forward, &self.capabilities);
+        if self.told == lasting {
+            return Ok(());
+        }
+        self.told = lasting;
         match self.wire.ask(&command, Keep::Alerts, &mut self.aside).await? {
             Answer::Refused(_, text) if Code::of(&text).is_some_and(|code| code.is("SERVERBUG")) => {
                 Err(LinkError::misconfigured(BackendError::ServerBug, "it answered ID with [SERVERBUG]"))

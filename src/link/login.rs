@@ -202,7 +202,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Authenticating, S> {
 
 impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
     fn into_state<Next>(self, state: Next) -> Link<Next, S> {
-        Link { wire: self.wire, capabilities: self.capabilities, aside: self.aside, state }
+        Link {
+            wire: self.wire,
+            capabilities: self.capabilities,
+            aside: self.aside,
+            place: self.place,
+            told: self.told,
+            state,
+        }
     }
 
     /// The last answer: the user is in, or is not.
@@ -224,8 +231,10 @@ impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
         };
         self.capabilities = capabilities.clone();
         let untagged = std::mem::take(&mut self.aside.untagged);
-        let welcome = Welcome { untagged, text, ok_had_capabilities, capabilities };
-        Ok(Progress::Done(self.into_state(LoggedIn { user }), welcome))
+        // The next one on this link hears what this one hears, but for what was said besides.
+        let again = Welcome { untagged: Vec::new(), text, ok_had_capabilities, capabilities };
+        let welcome = Welcome { untagged, ..again.clone() };
+        Ok(Progress::Done(self.into_state(LoggedIn { user, welcome: again }), welcome))
     }
 }
 

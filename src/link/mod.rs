@@ -1,9 +1,10 @@
 //! A link: one connection from us to a backend, and how far it has come. `connect.rs` opens it, `login.rs` logs in on it,
-//! `wire.rs` moves the lines, `id.rs` says who the client is. What was learnt from one backend lives and dies with its
+//! `lending.rs` makes it fit for its user's next session, `wire.rs` moves the lines, `id.rs` says who the client is. What was learnt from one backend lives and dies with its
 //! link. Not here: which backend, retries, deadlines (the caller's; dropping any future here closes the link).
 
 mod connect;
 mod id;
+mod lending;
 mod login;
 mod resolve;
 mod wire;
@@ -11,10 +12,10 @@ mod wire;
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::backend::Place;
 use crate::imap::{Capabilities, UserName, Welcome};
 use crate::metrics::BackendError;
-use crate::outcome::Refusal;
-use crate::stream::Buffered;
+use crate::outcome::{Limit, Refusal};
 use crate::tls::Stream;
 
 use login::Exchange;
@@ -23,6 +24,7 @@ use wire::{Aside, Wire};
 #[cfg(test)]
 mod tests;
 
+pub use lending::{Lent, Used};
 pub use resolve::Names;
 
 /// What it takes to dial, the same for all links.
@@ -52,6 +54,14 @@ pub struct Caller<'a> {
     pub id: &'a [(Vec<u8>, Vec<u8>)],
 }
 
+impl Caller<'_> {
+    /// The same client, less what is true of this session alone.
+    fn at_any_time(&self) -> Self {
+        let at = |address: SocketAddr| SocketAddr::new(address.ip(), 0);
+        Self { session: "", client: at(self.client), local: at(self.local), ..*self }
+    }
+}
+
 /// One connection to a backend. Dropping it closes it.
 pub struct Link<State, S = Stream> {
     wire: Wire<S>,
@@ -59,6 +69,10 @@ pub struct Link<State, S = Stream> {
     capabilities: Capabilities,
     /// What is to be told to the client when the login succeeds.
     aside: Aside,
+    /// Its place among the links that the backend may have.
+    place: Place,
+    /// What it knows of the client by ID, as far as that is true of more than one session.
+    told: Option<Vec<u8>>,
     state: State,
 }
 
@@ -73,6 +87,8 @@ pub struct Authenticating(Exchange);
 #[derive(Debug)]
 pub struct LoggedIn {
     user: UserName,
+    /// Without what was said once, to the first.
+    welcome: Welcome,
 }
 
 /// How far a login has come.
@@ -95,20 +111,6 @@ pub struct LinkError {
     pub refusal: Refusal,
     /// Where the backend says the user is at home (RFC 2221): host and port.
     pub referral: Option<(String, u16)>,
-}
-
-impl<S> Link<LoggedIn, S> {
-    /// Who is logged in, by the backend's name for it.
-    pub fn user(&self) -> &UserName {
-        &self.state.user
-    }
-}
-
-impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<LoggedIn, S> {
-    /// The stream, for the relay; what the backend said behind its answer comes first.
-    pub fn into_stream(self) -> Buffered<S> {
-        self.wire.into_buffered()
-    }
 }
 
 impl<State, S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<State, S> {
@@ -141,6 +143,11 @@ impl LinkError {
     /// The backend is not there for the moment; another try makes sense.
     fn down(kind: Option<BackendError>, detail: impl Into<String>) -> Self {
         Self::new(kind, Refusal::BackendDown, detail)
+    }
+
+    /// There is no place for one more link.
+    pub fn limited(limit: Limit) -> Self {
+        Self::new(None, Refusal::Limited(limit), format!("no free link within backend_connect: {}", limit.as_str()))
     }
 
     fn closed(detail: impl Into<String>) -> Self {

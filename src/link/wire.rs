@@ -81,6 +81,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self { stream, responses: Responses::default(), said: 0, bye: false }
     }
 
+    /// A wire on which a session has talked; what of that was read and not seen is at its front.
+    pub(super) fn resumed(stream: Buffered<S>) -> Self {
+        let (stream, head) = stream.into_parts();
+        let mut wire = Self::new(stream);
+        wire.responses.push(&head);
+        wire
+    }
+
     /// Gives the stream back for a TLS handshake.
     ///
     /// # Errors
@@ -162,6 +170,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     return Err(LinkError::protocol("an untagged line where only an answer may stand"));
                 }
                 untagged => self.untagged(untagged, &response, keep, aside)?,
+            }
+        }
+    }
+
+    /// Waits for the answer to a command, whatever its tag is.
+    pub(super) async fn any_answer(&mut self, aside: &mut Aside) -> Result<(), LinkError> {
+        loop {
+            let response = self.next().await?;
+            match response::read(&response) {
+                Response::Status { tag: Some(_), .. } => return Ok(()),
+                Response::Continue(_) | Response::Garbage => return Err(LinkError::protocol("no answer")),
+                untagged => self.untagged(untagged, &response, Keep::Alerts, aside)?,
             }
         }
     }

@@ -104,6 +104,8 @@ fn route(metrics: &Metrics) -> Route {
         proxy_protocol: None,
         forward_id: false,
         source: Vec::new(),
+        max_links: 0,
+        max_links_per_user: 0,
         weight: std::num::NonZeroU32::MIN,
         health: config::Health::unprobed(),
     };

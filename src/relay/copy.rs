@@ -25,6 +25,31 @@ pub(super) struct Half {
     moved: u64,
     unflushed: bool,
     stalled: Option<Instant>,
+    /// The reader's end is not passed on yet.
+    withholds_end: bool,
+    /// Read, but not let through by who hears it.
+    withheld: Option<Box<[u8]>>,
+    turnstile: Turnstile,
+}
+
+/// Whether more is read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Turnstile {
+    #[default]
+    Free,
+    /// Not until somebody says so.
+    Stopped,
+    /// What was withheld is to be offered again first.
+    Released,
+}
+
+/// What becomes of bytes that were heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// So many go on to the writer. The others are offered again in front of what is read next.
+    pub(super) passed: usize,
+    /// Nothing is read any more until [`Half::resume`].
+    pub(super) stop: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +78,11 @@ pub(super) enum Found {
 }
 
 impl Half {
+    /// One that passes its reader's end on only when it is told to.
+    pub(super) fn withholding_end() -> Self {
+        Self { withholds_end: true, ..Self::default() }
+    }
+
     /// Moves what can be moved now, and lets `hear` have it as it was read, before the writer gets it. Ready: this half is
     /// done. It keeps all its state in itself, so a poll may be the last one at any time; what was held is then lost.
     pub(super) fn poll<R, W>(
@@ -61,7 +91,7 @@ impl Half {
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
-        hear: impl FnMut(&[u8]),
+        hear: impl FnMut(&[u8]) -> Heard,
     ) -> Poll<()>
     where
         R: AsyncRead + Unpin,
@@ -110,6 +140,21 @@ impl Half {
         self.stage == Stage::Done
     }
 
+    /// The writer has everything but the end, which is withheld.
+    pub(super) fn awaits_end(&self) -> bool {
+        self.withholds_end && self.stage == Stage::Closing && self.held.is_empty()
+    }
+
+    /// Lets the end be passed on; false: that is no news.
+    pub(super) fn pass_end(&mut self) -> bool {
+        std::mem::take(&mut self.withholds_end)
+    }
+
+    /// Goes on reading, and offers again what was withheld.
+    pub(super) fn resume(&mut self) {
+        self.turnstile = Turnstile::Released;
+    }
+
     /// Something waits for the writer.
     pub(super) fn is_held_up(&self) -> bool {
         !self.held.is_empty()
@@ -119,6 +164,7 @@ impl Half {
     pub(super) fn end_with(&mut self, words: &[u8]) {
         self.held = words.to_vec();
         self.sent = 0;
+        self.withholds_end = false;
         self.stage = Stage::Closing;
     }
 
@@ -157,7 +203,7 @@ impl Half {
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
-        mut hear: impl FnMut(&[u8]),
+        mut hear: impl FnMut(&[u8]) -> Heard,
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -170,12 +216,15 @@ impl Half {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match poll_read(cx, reader, scratch) {
+            match self.poll_next(cx, reader, scratch) {
                 Poll::Ready(Ok(0)) => self.close(Found::End),
                 Poll::Ready(Ok(n)) => {
                     turn = turn.saturating_sub(n);
-                    hear(&scratch[..n]);
-                    self.write_through(cx, writer, &scratch[..n])?;
+                    let Heard { passed, stop } = hear(&scratch[..n]);
+                    let (through, rest) = scratch[..n].split_at(passed.min(n));
+                    self.withheld = (!rest.is_empty()).then(|| rest.into());
+                    self.turnstile = if stop { Turnstile::Stopped } else { Turnstile::Free };
+                    self.write_through(cx, writer, through)?;
                 }
                 Poll::Ready(Err(error)) if is_end(&error) => self.close(Found::End),
                 Poll::Ready(Err(_)) => self.close(Found::ReadFailed),
@@ -189,6 +238,29 @@ impl Half {
         self.poll_end(cx, writer)
     }
 
+    /// What was withheld and what is read now, together at the beginning of `scratch`.
+    fn poll_next<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        scratch: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.turnstile == Turnstile::Stopped {
+            return Poll::Pending;
+        }
+        let withheld = self.withheld.as_deref().unwrap_or_default();
+        let start = withheld.len().min(scratch.len());
+        scratch[..start].copy_from_slice(&withheld[..start]);
+        if self.turnstile == Turnstile::Released && start > 0 {
+            self.turnstile = Turnstile::Free;
+            return Poll::Ready(Ok(start));
+        }
+        match ready!(poll_read(cx, reader, &mut scratch[start..]))? {
+            0 => Poll::Ready(Ok(0)),
+            n => Poll::Ready(Ok(start + n)),
+        }
+    }
+
     /// Writes what is held, then the end. Ready: done, or the writer failed.
     pub(super) fn poll_end<W: AsyncWrite + Unpin>(
         &mut self,
@@ -196,6 +268,10 @@ impl Half {
         writer: &mut W,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_clear(cx, writer))?;
+        if self.withholds_end {
+            ready!(self.poll_flush(cx, writer))?;
+            return Poll::Pending;
+        }
         // Flushes first, whatever the writer is.
         let shut = Pin::new(writer).poll_shutdown(cx);
         ready!(self.stall_unless_ready(shut))?;

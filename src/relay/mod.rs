@@ -15,9 +15,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::imap::follower::Follower;
+use crate::imap::{Remains, Reset};
 use crate::outcome::Ending;
 use crate::process::Phase;
-use copy::{Found, Half};
+use copy::{Found, Half, Heard};
 
 /// How much is read at once, and so the most that one direction can come to hold.
 const SCRATCH: usize = 64 * 1024;
@@ -44,6 +45,28 @@ pub struct Times {
     pub write: Duration,
 }
 
+/// What a relay is to do besides.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<F> {
+    /// Its patience.
+    pub times: Times,
+    /// How long the client of a backend that has died is kept from knowing.
+    pub spread: F,
+    /// Whether the link is to outlive the session, where it can: what the backend is told is then followed.
+    pub keep: bool,
+}
+
+/// A link that has outlived its session: nothing on it is unanswered, unread or unwritten.
+#[derive(Debug)]
+pub struct Kept<B> {
+    /// Its stream.
+    pub stream: B,
+    /// What undoes what the session has left behind.
+    pub reset: Reset,
+    /// All but what only UNAUTHENTICATE undoes.
+    pub marked: bool,
+}
+
 /// What became of a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
@@ -58,32 +81,40 @@ pub struct Report {
 }
 
 /// Moves bytes both ways until both directions have ended, a bound is reached, `leave` says so, or `stop` says
-/// [`Phase::Stopped`]. Both streams are gone afterwards. Draining is of no interest here.
+/// [`Phase::Stopped`]. Both streams are gone afterwards, but for a backend's that is kept. Draining is of no interest here.
+///
+/// With `terms.keep`, a client that goes away or says LOGOUT leaves its link behind if the [`Follower`] says that it can be
+/// used again; the LOGOUT is then answered here and does not reach the backend, which hears nothing of the end.
 ///
 /// `leave`, once it has a value, ends the session with that ending and its BYE, as soon as there is a moment for it (see
 /// [`Follower::vouches`]) and everything that was read before has been taken; without a word after five seconds, or at
 /// once where there can be no such moment any more. A sender that is dropped has said nothing. `stop` does the same
 /// without waiting for anything.
 ///
+/// A backend that goes without a word has died, most likely with many sessions at once: the client's end is then closed
+/// only after the time that `terms.spread` says, so that not all clients come back in one moment.
+///
 /// Dropping the future closes both connections; bytes that one side had not taken yet are lost.
 // Not an `async fn`: that would hold its arguments twice.
-pub fn relay<C, B>(
+pub fn relay<C, B, F>(
     client: C,
     backend: B,
-    times: Times,
+    terms: Terms<F>,
     stop: watch::Receiver<Phase>,
     mut leave: oneshot::Receiver<Ending>,
-) -> impl Future<Output = Report> + use<C, B>
+) -> impl Future<Output = (Report, Option<Kept<B>>)> + use<C, B, F>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+    F: Fn() -> Duration,
 {
-    let mut pair = Pair::new(client, backend, times);
+    let mut pair = Pair::new(client, backend, terms.times, terms.keep);
+    let spread = terms.spread;
     async move {
         let mut alarm = pin!(sleep_until(pair.deadline().0));
         let mut stopped = pin!(stopped(&stop));
         let mut known_to: Option<Waker> = None;
-        poll_fn(|cx| {
+        let report = poll_fn(|cx| {
             // Polling a watch takes a lock that all sessions share. It is enough to do so once for each waker, which
             // is once for each task, and when the phase has changed.
             let known = known_to.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
@@ -96,14 +127,15 @@ where
             if !leave.is_terminated()
                 && let Poll::Ready(Ok(ending)) = Pin::new(&mut leave).poll(cx)
             {
-                pair.leaving = Some(Leaving { ending, until: Instant::now() + GRACE, said: false });
+                pair.leaving = Some(Box::new(Leaving { ending, until: Instant::now() + GRACE, said: false }));
             }
-            if let Poll::Ready(ending) = pair.poll(cx) {
+            if let Poll::Ready(ending) = pair.poll(cx, &spread) {
                 return Poll::Ready(pair.part(cx, ending));
             }
             poll_deadline(cx, alarm.as_mut(), &pair).map(|ending| pair.part(cx, ending))
         })
-        .await
+        .await;
+        (report, pair.into_kept())
     }
 }
 
@@ -121,11 +153,26 @@ struct Pair<C, B> {
     ending: Option<Ending>,
     /// Hears what is read, not what is taken: each byte in one piece, before the other side can answer it.
     follower: Follower,
-    leaving: Option<Leaving>,
+    /// Boxed: most never are.
+    leaving: Option<Box<Leaving>>,
+    /// The backend has died; until then the client is not told.
+    bereft: Option<Instant>,
+    keeping: Keeping,
+}
+
+/// Whether the link outlives the session.
+#[derive(Debug, Clone, Copy)]
+enum Keeping {
+    /// No.
+    Off,
+    /// If it can be used again when the client has gone.
+    Hoped,
+    /// Yes: nothing is read from it or written to it any more.
+    Sure { reset: Reset, marked: bool },
 }
 
 /// It was told to leave.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Leaving {
     ending: Ending,
     until: Instant,
@@ -138,22 +185,24 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    fn new(client: C, backend: B, times: Times) -> Self {
+    fn new(client: C, backend: B, times: Times, keep: bool) -> Self {
         Self {
             client,
             backend,
-            to_backend: Half::default(),
-            to_client: Half::default(),
+            to_backend: if keep { Half::withholding_end() } else { Half::default() },
+            to_client: Half::withholding_end(),
             times,
             progress: Instant::now(),
             ending: None,
-            follower: Follower::default(),
+            follower: if keep { Follower::tracking() } else { Follower::default() },
             leaving: None,
+            bereft: None,
+            keeping: if keep { Keeping::Hoped } else { Keeping::Off },
         }
     }
 
     /// Ready: both directions have ended, or the leave is taken.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll(&mut self, cx: &mut Context<'_>, spread: impl Fn() -> Duration) -> Poll<Ending> {
         let mut scratch = WORKER_SCRATCH.take();
         if scratch.is_empty() {
             scratch = vec![0; SCRATCH];
@@ -161,12 +210,16 @@ where
         let before = (self.to_backend.moved(), self.to_client.moved(), self.ending);
         let done = loop {
             let hear = |bytes: &[u8]| {
-                let _all = self.follower.from_client(bytes);
+                let passed = self.follower.from_client(bytes);
+                Heard { passed, stop: self.follower.logout() }
             };
             let to_backend = self.to_backend.poll(cx, &mut self.client, &mut self.backend, &mut scratch, hear);
-            let hear = |bytes: &[u8]| self.follower.from_backend(bytes);
+            let hear = |bytes: &[u8]| {
+                self.follower.from_backend(bytes);
+                Heard { passed: bytes.len(), stop: false }
+            };
             let to_client = self.to_client.poll(cx, &mut self.backend, &mut self.client, &mut scratch, hear);
-            if !self.learn() && !self.take_leave() {
+            if !self.learn() && !self.mourn(&spread) && !self.settle() && !self.take_leave() {
                 break to_backend.is_ready() && to_client.is_ready();
             }
         };
@@ -174,10 +227,84 @@ where
         if (self.to_backend.moved(), self.to_client.moved(), self.ending) != before {
             self.progress = Instant::now();
         }
-        match (self.ending, self.leaving) {
-            (Some(ending), _) if done => Poll::Ready(ending),
+        match (self.ending, self.leaving.as_deref()) {
+            (Some(ending), _) if done || self.is_settled() => Poll::Ready(ending),
             (ending, Some(leaving)) if self.has_left(leaving) => Poll::Ready(ending.unwrap_or(leaving.ending)),
             _ => Poll::Pending,
+        }
+    }
+
+    /// Passes the backend's end on, at once where it was to be expected. True: the halves should be polled once more.
+    fn mourn(&mut self, spread: impl Fn() -> Duration) -> bool {
+        if self.to_client.found().is_none() {
+            return false;
+        }
+        let died = matches!(self.ending, Some(Ending::BackendClosed | Ending::BackendReset));
+        if !died || self.follower.logged_out() || self.to_backend.found() == Some(Found::End) {
+            return self.to_client.pass_end();
+        }
+        if self.bereft.is_none() {
+            self.bereft = Some(Instant::now() + spread());
+        }
+        self.bereft <= Some(Instant::now()) && self.to_client.pass_end()
+    }
+
+    /// Where the link is to be kept: once the client has gone or wants to, decides whether it can be. True: the halves should
+    /// be polled once more.
+    fn settle(&mut self) -> bool {
+        if !matches!(self.keeping, Keeping::Hoped) {
+            return false;
+        }
+        let gone = matches!(self.to_backend.found(), Some(Found::End | Found::ReadFailed));
+        let broken = self.to_backend.found() == Some(Found::ReadFailed);
+        // The backend has ended, or the client takes nothing any more, and what it would have been told is not heard either.
+        if self.to_client.found().is_some() || self.leaving.is_some() || self.to_backend.is_over() {
+            return self.give_up_link();
+        }
+        if !gone && !self.follower.logout() {
+            return false;
+        }
+        let (reset, marked) = match self.follower.remains() {
+            Remains::Clean(reset) => (reset, false),
+            Remains::Marked(reset) => (reset, true),
+            // The answers may still come, and then it is another question.
+            Remains::Dirty(_) if self.follower.in_flight() && !broken && !(gone && self.follower.is_in_command()) => {
+                return false;
+            }
+            Remains::Dirty(_) => return self.give_up_link(),
+        };
+        if self.to_backend.is_held_up() || !(self.to_client.is_clear() || broken) {
+            return false;
+        }
+        if let Some(tag) = self.follower.logout_tag() {
+            self.to_client.end_with(&[b"* BYE Logging out\r\n", tag, b" OK Logout completed.\r\n"].concat());
+        }
+        self.ending.get_or_insert(Ending::ClientLogout);
+        self.keeping = Keeping::Sure { reset, marked };
+        true
+    }
+
+    /// The backend hears from now on all that the client says, its LOGOUT and its end too.
+    fn give_up_link(&mut self) -> bool {
+        self.keeping = Keeping::Off;
+        self.follower.release_logout();
+        self.to_backend.resume();
+        self.to_backend.pass_end();
+        true
+    }
+
+    /// The link is kept, and the client has heard so or is gone.
+    fn is_settled(&self) -> bool {
+        let gone = matches!(self.to_backend.found(), Some(Found::End | Found::ReadFailed));
+        matches!(self.keeping, Keeping::Sure { .. }) && (gone || self.to_client.is_over())
+    }
+
+    fn into_kept(self) -> Option<Kept<B>> {
+        match self.keeping {
+            Keeping::Sure { reset, marked } if self.leaving.is_none() => {
+                Some(Kept { stream: self.backend, reset, marked })
+            }
+            _ => None,
         }
     }
 
@@ -198,7 +325,7 @@ where
     }
 
     /// Nothing is left to wait for.
-    fn has_left(&self, leaving: Leaving) -> bool {
+    fn has_left(&self, leaving: &Leaving) -> bool {
         if leaving.said {
             self.to_client.is_done() && (self.to_backend.is_done() || !self.to_backend.is_over())
         } else {
@@ -208,7 +335,8 @@ where
 
     /// Leaves now: says BYE if this happens to be a moment for it and the client takes it at once.
     fn stop(&mut self, cx: &mut Context<'_>) -> Report {
-        self.leaving.get_or_insert(Leaving { ending: Ending::Stopping, until: self.progress, said: false });
+        let leaving = Leaving { ending: Ending::Stopping, until: self.progress, said: false };
+        self.leaving.get_or_insert_with(|| Box::new(leaving));
         if self.take_leave() {
             // Whether the client took it is its own affair.
             let _ = self.to_client.poll_end(cx, &mut self.client);
@@ -229,7 +357,9 @@ where
             (None, None) => None,
         };
         self.ending = self.ending.or(first);
-        let client_gone = from_client == Some(Found::ReadFailed) && self.to_client.lose_writer();
+        // Where the link may be kept, nothing is read from it unheard.
+        let hoped = matches!(self.keeping, Keeping::Hoped);
+        let client_gone = from_client == Some(Found::ReadFailed) && !hoped && self.to_client.lose_writer();
         let backend_gone = from_backend == Some(Found::ReadFailed) && self.to_backend.lose_writer();
         client_gone || backend_gone
     }
@@ -240,8 +370,12 @@ where
             None => (after(self.progress, self.times.idle), Ending::IdleTimeout),
             Some(ending) => (after(self.progress, self.times.half_closed), ending),
         };
-        let quiet = match self.leaving {
+        let quiet = match self.leaving.as_deref() {
             Some(leaving) if leaving.until < quiet.0 => (leaving.until, self.ending.unwrap_or(leaving.ending)),
+            _ => quiet,
+        };
+        let quiet = match self.bereft.zip(self.ending) {
+            Some((until, ending)) if self.to_client.awaits_end() && until < quiet.0 => (until, ending),
             _ => quiet,
         };
         let stalled = [&self.to_backend, &self.to_client].into_iter().filter_map(Half::stalled).min();
@@ -253,7 +387,9 @@ where
 
     /// Takes leave of whoever is still there.
     fn part(&mut self, cx: &mut Context<'_>, ending: Ending) -> Report {
-        self.to_backend.part(cx, &mut self.backend);
+        if !matches!(self.keeping, Keeping::Sure { .. }) {
+            self.to_backend.part(cx, &mut self.backend);
+        }
         self.to_client.part(cx, &mut self.client);
         Report {
             ending,

@@ -40,6 +40,27 @@ fn nobody() -> oneshot::Receiver<Ending> {
     oneshot::channel().1
 }
 
+/// `spread`: how long a dead backend's client is not told so.
+fn terms(spread: Duration, keep: bool) -> Terms<impl Fn() -> Duration> {
+    Terms { times: TIMES, spread: move || spread, keep }
+}
+
+/// A relay that tells a dead backend's client so at once, and whose link ends with it.
+async fn plainly<C, B>(client: C, backend: B, stop: watch::Receiver<Phase>, told: oneshot::Receiver<Ending>) -> Report
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (report, kept) = relay(client, backend, terms(Duration::ZERO, false), stop, told).await;
+    assert!(kept.is_none());
+    report
+}
+
+/// A relay that takes its time before it does.
+async fn spread_out(client: DuplexStream, backend: DuplexStream, stop: watch::Receiver<Phase>) -> Report {
+    relay(client, backend, terms(Duration::from_secs(3), false), stop, nobody()).await.0
+}
+
 async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).await.expect("reads");
@@ -69,7 +90,7 @@ async fn the_client_closes_first_and_its_last_bytes_arrive() {
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
         let sent = pattern(1000);
         let (report_, (), got) = join!(
-            relay(near_client, near_backend, TIMES, stop, nobody()),
+            plainly(near_client, near_backend, stop, nobody()),
             async {
                 client.write_all(&sent).await.expect("taken");
                 client.shutdown().await.expect("closes");
@@ -94,7 +115,7 @@ async fn the_backend_closes_first_and_its_last_bytes_arrive() {
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
         let sent = pattern(1000);
         let (report_, (), got) = join!(
-            relay(near_client, near_backend, TIMES, stop, nobody()),
+            plainly(near_client, near_backend, stop, nobody()),
             async {
                 backend.write_all(&sent).await.expect("taken");
                 backend.shutdown().await.expect("closes");
@@ -129,7 +150,7 @@ async fn writers_blocked_both_ways_do_not_lock_each_other() {
         assert_eq!(got, sent);
         writer.shutdown().await.expect("closes");
     };
-    let (report_, (), ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), peer(client), peer(backend));
+    let (report_, (), ()) = join!(plainly(near_client, near_backend, stop, nobody()), peer(client), peer(backend));
     assert_eq!((report_.to_backend, report_.to_client), (300_000, 300_000));
 }
 
@@ -137,7 +158,7 @@ async fn writers_blocked_both_ways_do_not_lock_each_other() {
 async fn a_peer_that_takes_nothing_stops_the_other_from_sending() {
     let Rig { mut client, backend: _backend, near_client, near_backend, stop, phase } = rig(100);
     let mut taken = 0;
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         let flood = pattern(100);
         let pushing = async {
             loop {
@@ -198,7 +219,7 @@ async fn a_stream_that_delivers_only_on_flush_delivers() {
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
         let near_client = OnFlush { stream: near_client, waiting: Vec::new() };
         let near_backend = OnFlush { stream: near_backend, waiting: Vec::new() };
-        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+        let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
             for _ in 0..3 {
                 client.write_all(b"a NOOP\r\n").await.expect("taken");
                 assert_eq!(read_some(&mut backend, 8).await, b"a NOOP\r\n", "while both sides stay open");
@@ -260,7 +281,7 @@ async fn a_read_error_names_its_side_and_the_other_one_still_gets_everything() {
     ] {
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
         let near_client = Breaks { stream: near_client, read: Some(kind), write: None };
-        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+        let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
             backend.write_all(b"hello").await.expect("taken");
             assert_eq!(read_some(&mut client, 5).await, b"hello");
             client.write_all(b"last words").await.expect("taken");
@@ -272,7 +293,7 @@ async fn a_read_error_names_its_side_and_the_other_one_still_gets_everything() {
 
         let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
         let near_backend = Breaks { stream: near_backend, read: Some(kind), write: None };
-        let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+        let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
             client.write_all(b"hello").await.expect("taken");
             assert_eq!(read_some(&mut backend, 5).await, b"hello");
             backend.write_all(b"last words").await.expect("taken");
@@ -289,7 +310,7 @@ async fn a_write_error_names_its_side_and_the_other_direction_is_heard_out() {
     let broken = Some(io::ErrorKind::BrokenPipe);
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let near_backend = Breaks { stream: near_backend, read: None, write: broken };
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         client.write_all(b"never arrives").await.expect("taken");
         settle().await;
         backend.write_all(b"* BYE").await.expect("taken");
@@ -302,7 +323,7 @@ async fn a_write_error_names_its_side_and_the_other_direction_is_heard_out() {
 
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let near_client = Breaks { stream: near_client, read: None, write: broken };
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         backend.write_all(b"never arrives").await.expect("taken");
         settle().await;
         client.write_all(b"a STORE").await.expect("taken");
@@ -320,7 +341,7 @@ async fn leftovers_come_first_and_in_order() {
     let near_client = Buffered::new(near_client, b"b SELECT INBOX\r\n".to_vec());
     let near_backend = Buffered::new(near_backend, b"* 1 EXISTS\r\n".to_vec());
     let (report_, (), ()) = join!(
-        relay(near_client, near_backend, TIMES, stop, nobody()),
+        plainly(near_client, near_backend, stop, nobody()),
         async {
             client.write_all(b"c LOGOUT\r\n").await.expect("taken");
             client.shutdown().await.expect("closes");
@@ -339,7 +360,7 @@ async fn leftovers_come_first_and_in_order() {
 async fn a_quiet_session_ends_after_the_idle_time_and_not_before() {
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         sleep(Duration::from_secs(1799)).await;
         client.write_all(b"x").await.expect("still there");
         read_some(&mut backend, 1).await;
@@ -356,7 +377,7 @@ async fn a_quiet_session_ends_after_the_idle_time_and_not_before() {
 async fn a_half_open_peer_is_waited_for_as_long_as_something_moves() {
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         client.shutdown().await.expect("closes");
         for _ in 0..3 {
             sleep(Duration::from_secs(59)).await;
@@ -370,7 +391,7 @@ async fn a_half_open_peer_is_waited_for_as_long_as_something_moves() {
 
     let Rig { client: _client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let started = Instant::now();
-    let (report_, _) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), backend.shutdown());
+    let (report_, _) = join!(plainly(near_client, near_backend, stop, nobody()), backend.shutdown());
     assert_eq!(report_, report(Ending::BackendClosed, 0, 0));
     assert_eq!(started.elapsed().as_secs(), 60);
 }
@@ -380,7 +401,7 @@ async fn what_is_only_dropped_does_not_keep_a_session_alive() {
     let Rig { mut client, backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     drop(backend);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         while client.write_all(b"NOOP\r\n").await.is_ok() {
             sleep(Duration::from_secs(1)).await;
         }
@@ -390,10 +411,46 @@ async fn what_is_only_dropped_does_not_keep_a_session_alive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_a_backend_dies_its_client_hears_of_it_a_little_later() {
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let started = Instant::now();
+    let (report_, ()) = join!(spread_out(near_client, near_backend, stop), async {
+        backend.write_all(b"* 3 EXISTS\r\n").await.expect("taken");
+        drop(backend);
+        assert_eq!(read_some(&mut client, 12).await, b"* 3 EXISTS\r\n");
+        assert_eq!(started.elapsed(), Duration::ZERO, "what it said comes at once");
+        assert_eq!(read_all(&mut client).await, b"");
+        assert_eq!(started.elapsed(), Duration::from_secs(3));
+    });
+    assert_eq!(report_, report(Ending::BackendClosed, 0, 12));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_was_announced_or_that_the_client_makes_itself_is_not_put_off() {
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let started = Instant::now();
+    let (report_, ()) = join!(spread_out(near_client, near_backend, stop), async {
+        backend.write_all(b"* BYE Enough.\r\n").await.expect("taken");
+        drop(backend);
+        assert_eq!(read_all(&mut client).await, b"* BYE Enough.\r\n");
+        drop(client);
+    });
+    assert!(report_.logged_out);
+    let Rig { client, backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let (report_, ()) = join!(spread_out(near_client, near_backend, stop), async {
+        drop(backend);
+        settle().await;
+        drop(client);
+    });
+    assert_eq!(report_, report(Ending::BackendClosed, 0, 0));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_takes_nothing_for_too_long_ends_the_session() {
     let Rig { client: _client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(10);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         sleep(Duration::from_secs(100)).await;
         backend.write_all(&pattern(15)).await.expect("taken");
     });
@@ -406,7 +463,7 @@ async fn a_peer_that_takes_a_little_at_a_time_is_borne_with() {
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(10);
     let sent = pattern(50);
     let (report_, (), ()) = join!(
-        relay(near_client, near_backend, TIMES, stop, nobody()),
+        plainly(near_client, near_backend, stop, nobody()),
         async {
             backend.write_all(&sent).await.expect("taken");
             drop(backend);
@@ -427,7 +484,7 @@ async fn a_peer_that_takes_a_little_at_a_time_is_borne_with() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase } = rig(64);
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         backend.write_all(b"first half, ").await.expect("taken");
         phase.send_replace(Phase::Draining);
         sleep(Duration::from_mins(10)).await;
@@ -440,7 +497,7 @@ async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
 
     let Rig { mut client, mut backend, near_client, near_backend, stop, phase } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         backend.write_all(b"first half").await.expect("taken");
         assert_eq!(read_some(&mut client, 10).await, b"first half");
         phase.send_replace(Phase::Draining);
@@ -455,7 +512,7 @@ async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
 #[tokio::test(start_paused = true)]
 async fn a_phase_that_nobody_can_change_any_more_stops_nothing() {
     let Rig { mut client, backend, near_client, near_backend, stop, phase } = rig(64);
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
         drop(phase);
         settle().await;
         client.write_all(b"x").await.expect("taken");
@@ -469,8 +526,9 @@ async fn a_phase_that_nobody_can_change_any_more_stops_nothing() {
 #[test]
 fn a_relay_is_small() {
     let Rig { near_client, near_backend, stop, .. } = rig(64);
-    let size = size_of_val(&relay(near_client, near_backend, TIMES, stop, nobody())) - 2 * size_of::<DuplexStream>();
-    assert!(size < 720, "{size}");
+    let size = size_of_val(&relay(near_client, near_backend, terms(Duration::ZERO, false), stop, nobody()))
+        - 2 * size_of::<DuplexStream>();
+    assert!(size <= 768, "{size}");
 }
 
 #[tokio::test]
@@ -480,10 +538,10 @@ async fn an_idle_session_owns_no_buffer() {
         drop(backend);
         duplex(8)
     };
-    let mut pair = Pair::new(near_client, near_backend, TIMES);
+    let mut pair = Pair::new(near_client, near_backend, TIMES, false);
     let mut poll_once = async || {
         poll_fn(|cx| {
-            let _ = pair.poll(cx);
+            let _ = pair.poll(cx, || Duration::ZERO);
             Poll::Ready(pair.to_backend.owned())
         })
         .await
@@ -506,7 +564,7 @@ async fn an_endless_stream_lets_others_have_their_turn() {
     let backend = tokio::io::join(near, tokio::io::sink());
     tokio::select! {
         biased;
-        _ = relay(endless, backend, TIMES, stop, nobody()) => panic!("nothing ended it"),
+        _ = plainly(endless, backend, stop, nobody()) => panic!("nothing ended it"),
         () = settle() => {}
     }
 }
@@ -587,7 +645,7 @@ proptest! {
             let (backend, near_backend) = duplex(sizes.1);
             let (_phase, stop) = watch::channel(Phase::Running);
             let (report_, (client_read, client_wrote), (backend_read, backend_wrote)) = join!(
-                relay(near_client, near_backend, TIMES, stop, nobody()),
+                plainly(near_client, near_backend, stop, nobody()),
                 play(client, &client_acts, 0),
                 play(backend, &backend_acts, 0xff),
             );
@@ -607,7 +665,7 @@ const STOPPING: &[u8] = b"* BYE Server is shutting down.\r\n";
 fn sendable(rig_: Rig) -> (impl Future<Output = Report>, oneshot::Sender<Ending>, Far) {
     let (leave, told) = oneshot::channel();
     let Rig { client, backend, near_client, near_backend, phase, stop } = rig_;
-    (relay(near_client, near_backend, TIMES, stop, told), leave, Far { client, backend, phase })
+    (plainly(near_client, near_backend, stop, told), leave, Far { client, backend, phase })
 }
 
 /// What is at the other ends of it.
@@ -688,7 +746,7 @@ async fn a_stream_that_is_not_understood_is_closed_without_a_word() {
     let Rig { client: _client, backend: _backend, near_client, near_backend, stop, phase: _phase } = rig(64);
     let near_client = Buffered::new(near_client, b"a COMPRESS DEFLATE\r\n".to_vec());
     let (leave, told) = oneshot::channel();
-    let (report_, ()) = join!(relay(near_client, near_backend, TIMES, stop, told), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, stop, told), async {
         settle().await;
         leave.send(Ending::Kicked).expect("heard");
     });
@@ -825,7 +883,7 @@ proptest! {
                 pause(turns).await;
                 leave.send(Ending::Kicked).expect("heard");
             };
-            let (report_, got, (), ()) = join!(relay(near_client, near_backend, TIMES, stop, told), read_all(&mut client), talk, kick);
+            let (report_, got, (), ()) = join!(plainly(near_client, near_backend, stop, told), read_all(&mut client), talk, kick);
             assert_eq!(report_.ending, Ending::Kicked);
             got
         });

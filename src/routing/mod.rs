@@ -266,7 +266,9 @@ impl Router {
             (_, _, None) => return Err(NoRoute::Unproven("nobody has checked who this client is")),
         };
         let backend = backend.ok_or(NoRoute::Unmatched)?;
-        Ok(Route { group, prescribed: answer.mechanism, budget: answer.budget, ..Route::new(backend, user, login) })
+        let pool = answer.pool.unwrap_or(rule.pool);
+        let (prescribed, budget) = (answer.mechanism, answer.budget);
+        Ok(Route { group, prescribed, budget, pool, ..Route::new(backend, user, login) })
     }
 
     /// From now on this user is at that backend, whatever the rules say, or again where they say; and what lookups have

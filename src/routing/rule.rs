@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Asker;
-use crate::config::{self, Glob, MasterForm, Rewrite, RewritePiece, Target, When};
+use crate::config::{self, Glob, MasterForm, Pooling, Rewrite, RewritePiece, Target, When};
 use crate::imap::{Secret, UserName};
 use crate::network::is_in;
 
@@ -15,6 +15,7 @@ pub(super) struct Rule {
     pub(super) master: Option<Master>,
     /// The lookup that checks passwords, whatever the target is.
     pub(super) authenticate: Option<usize>,
+    pub(super) pool: Pooling,
 }
 
 /// Who logs in for the users of a rule.
@@ -40,6 +41,7 @@ impl Rule {
             target: route.target.clone(),
             master,
             authenticate: route.authenticate,
+            pool: route.pool,
         }
     }
 

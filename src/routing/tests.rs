@@ -22,13 +22,22 @@ fn backend(name: &str, port: u16) -> config::Backend {
         proxy_protocol: None,
         forward_id: true,
         source: Vec::new(),
+        max_links: 0,
+        max_links_per_user: 0,
         weight: std::num::NonZeroU32::MIN,
         health: config::Health::unprobed(),
     }
 }
 
 fn rule(when: When, target: Target) -> config::Route {
-    config::Route { when, target, rewrite: None, login: config::LoginAs::Passthrough, authenticate: None }
+    config::Route {
+        when,
+        target,
+        rewrite: None,
+        login: config::LoginAs::Passthrough,
+        authenticate: None,
+        pool: config::Pooling::Off,
+    }
 }
 
 fn glob(pattern: &str) -> Glob {

@@ -9,13 +9,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use crate::backend::{Aspect, Backend, Presence, Route};
+use crate::config::Pooling;
 use crate::dialogue::Dialogue;
 use crate::imap::{Login, UserName, Welcome};
 use crate::limits::UserPermit;
 use crate::link::{Caller, Greeted, Link, LinkError, LoggedIn, Progress};
-use crate::metrics::BackendError;
+use crate::metrics::{BackendError, Checkout};
 use crate::origin::Origin;
 use crate::outcome::{Ending, Refusal};
+use crate::pool::{Owner, Stake};
 use crate::routing::{Asker, NoRoute};
 use crate::server::{Door, State};
 use crate::sessions::Ticket;
@@ -53,12 +55,21 @@ pub(super) struct Admitted {
     pub(super) link: Link<LoggedIn>,
     pub(super) welcome: Welcome,
     pub(super) route: Route,
+    /// Its user may have the link again.
+    pub(super) stake: Option<Stake>,
     /// Counts the session as its user's.
     pub(super) user: UserPermit,
     /// Its place among the user's sessions, by which it is told to leave.
     pub(super) ticket: Ticket,
     /// Counts it as the backend's.
     pub(super) presence: Presence,
+}
+
+/// What came of a try.
+struct Entered {
+    link: Link<LoggedIn>,
+    welcome: Welcome,
+    stake: Option<Stake>,
 }
 
 /// Why there is no login.
@@ -127,10 +138,10 @@ impl<'a> Attempt<'a> {
             Err(Stop::Refused(refusal, _)) if refusal.is_failure() => self.server.limits.failed(login, client),
             Err(_) => {}
         }
-        let (link, welcome, route, presence) = outcome?;
+        let (Entered { link, welcome, stake }, route, presence) = outcome?;
         // Not before the backend has said OK: strangers could use the user's places up with attempts.
         let user = self.server.limits.session(login).map_err(Refusal::Limited)?;
-        Ok(Admitted { link, welcome, route, user, ticket, presence })
+        Ok(Admitted { link, welcome, route, stake, user, ticket, presence })
     }
 
     async fn route(&self) -> Result<Route, Refusal> {
@@ -167,7 +178,7 @@ impl<'a> Attempt<'a> {
         mut route: Route,
         dialogue: &mut Dialogue<Stream>,
         ticket: &Ticket,
-    ) -> Result<(Link<LoggedIn>, Welcome, Route, Presence), Stop> {
+    ) -> Result<(Entered, Route, Presence), Stop> {
         let most = self.server.timeouts.backend_login;
         // From now, not from the attempt: a login that was held back has its whole time.
         let mut budget = Instant::now() + route.budget.unwrap_or(most).min(most);
@@ -184,7 +195,7 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             let (error, client_took_part) = match self.try_once(&route, dialogue, &mut budget).await {
-                Ok((link, welcome)) => return Ok((link, welcome, route, presence)),
+                Ok(entered) => return Ok((entered, route, presence)),
                 Err(Failed::Client(stop)) => return Err(stop),
                 Err(Failed::Late) => return Err(Refusal::Timeout.into()),
                 Err(Failed::Link(error, client_took_part)) => (error, client_took_part),
@@ -241,12 +252,36 @@ impl<'a> Attempt<'a> {
         route: &Route,
         dialogue: &mut Dialogue<Stream>,
         budget: &mut Instant,
-    ) -> Result<(Link<LoggedIn>, Welcome), Failed> {
+    ) -> Result<Entered, Failed> {
+        let pool = &self.server.pool;
+        let owner = if pooling(route) == Pooling::Reuse { pool.owner(route, self.login) } else { None };
+        let mut checkout = Checkout::Miss;
+        if let Some(owner) = owner.clone() {
+            match timeout_at(*budget, self.take(&owner, dialogue.id())).await.unwrap_or(Err(Checkout::Dead)) {
+                Ok(link) => {
+                    route.backend.metrics.checked_out(Checkout::Hit);
+                    let welcome = link.welcome().clone();
+                    return Ok(Entered { link, welcome, stake: Some(pool.enrol(owner, false)) });
+                }
+                Err(why) => checkout = why,
+            }
+        }
         let Some(pending) = route.backend.attempt() else {
             return Err(Failed::Client(Refusal::BackendDown.into()));
         };
         let mut aspect = Aspect::Reach;
         let entering = async {
+            if let Some(link) = self.take_warm(route, dialogue.id()).await? {
+                aspect = Aspect::Login;
+                match link.log_in(route, self.login).await {
+                    // Closed in the moment in which it was taken, perhaps: that says nothing of the login yet.
+                    Err(error) if error.kind == Some(BackendError::Closed) => aspect = Aspect::Reach,
+                    done => {
+                        checkout = Checkout::Warm;
+                        return done;
+                    }
+                }
+            }
             let link = self.open(route, dialogue.id()).await?;
             route.backend.succeeded(Aspect::Reach);
             aspect = Aspect::Login;
@@ -260,7 +295,11 @@ impl<'a> Attempt<'a> {
             match progress {
                 Progress::Done(link, welcome) => {
                     route.backend.succeeded(Aspect::Login);
-                    return Ok((link, welcome));
+                    if pooling(route) != Pooling::Off {
+                        route.backend.metrics.checked_out(checkout);
+                    }
+                    let stake = owner.map(|owner| pool.enrol(owner, true));
+                    return Ok(Entered { link, welcome, stake });
                 }
                 Progress::Challenge(link, challenge) => {
                     let asked = Instant::now();
@@ -307,19 +346,58 @@ impl<'a> Attempt<'a> {
         })
     }
 
+    /// A link that waits for this very user.
+    async fn take(&self, owner: &Owner, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Link<LoggedIn>, Checkout> {
+        loop {
+            let link = self.server.pool.take(owner).await?;
+            // One that has died meanwhile is not the last, perhaps.
+            if let Ok(link) = link.introduce(&self.caller(id), owner.backend().config.forward_id).await {
+                return Ok(link);
+            }
+        }
+    }
+
+    /// A link that waits for anybody.
+    async fn take_warm(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Option<Link<Greeted>>, LinkError> {
+        let backend = &route.backend;
+        if pooling(route) == Pooling::Off {
+            return Ok(None);
+        }
+        while let Some(mut link) = self.server.pool.take_warm(backend).await {
+            backend.give(link.place(), &route.user, self.patience()).await.map_err(LinkError::limited)?;
+            if link.identify(&self.caller(id), backend.config.forward_id).await.is_ok() {
+                return Ok(Some(link));
+            }
+        }
+        Ok(None)
+    }
+
     async fn open(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Link<Greeted>, LinkError> {
         let backend = &route.backend;
-        let own: Vec<_> = id.iter().filter(|(key, _)| !key.to_ascii_lowercase().starts_with(b"x-")).cloned().collect();
-        let caller = Caller {
+        let place = backend.place(&route.user, self.patience()).await.map_err(LinkError::limited)?;
+        let caller = self.caller(id);
+        let link =
+            Link::open(backend, &self.server.dialling, Some(&caller), self.server.timeouts.backend_connect).await?;
+        Ok(link.in_place(place))
+    }
+
+    /// How long a place at the backend is waited for.
+    fn patience(&self) -> Instant {
+        Instant::now() + self.server.timeouts.backend_connect
+    }
+
+    /// `id`: what the client has said of itself.
+    fn caller<'c>(&'c self, id: &'c [(Vec<u8>, Vec<u8>)]) -> Caller<'c> {
+        let origin = self.client.origin;
+        Caller {
             session: &self.session,
-            client: self.client.origin.client,
-            local: self.client.origin.local,
-            secure: self.client.origin.secure,
-            server_name: self.client.origin.server_name.as_deref(),
-            ttl: self.client.origin.ttl - 1,
-            id: &own,
-        };
-        Link::open(backend, &self.server.dialling, Some(&caller), self.server.timeouts.backend_connect).await
+            client: origin.client,
+            local: origin.local,
+            secure: origin.secure,
+            server_name: origin.server_name.as_deref(),
+            ttl: origin.ttl - 1,
+            id,
+        }
     }
 
     /// The backend a referral names, if the configuration names it too.
@@ -327,6 +405,11 @@ impl<'a> Attempt<'a> {
         let (host, port) = error.referral.as_ref()?;
         self.server.router.backend_at(host, *port).cloned()
     }
+}
+
+/// What the pool may do for a route. A link on which a PROXY header was sent is one client's for good.
+fn pooling(route: &Route) -> Pooling {
+    if route.backend.config.proxy_protocol.is_some() { Pooling::Off } else { route.pool }
 }
 
 /// Between three and five quarters of `pause`, so that clients that failed together do not come back together.

@@ -20,12 +20,14 @@ use crate::config::ListenerTls;
 use crate::dialogue::{Asked, Dialogue, farewell};
 use crate::imap::{Offer, UserName};
 use crate::listener::read_proxy_header;
+use crate::metrics::Eviction;
 use crate::origin::Origin;
 use crate::outcome::{Ending, Limit, Refusal, Side};
+use crate::pool::Return;
 use crate::process::Phase;
 use crate::random;
 use crate::record::Record;
-use crate::relay::{Times, relay};
+use crate::relay::{Kept, Terms, Times, relay};
 use crate::server::{Door, State};
 use crate::stream::Buffered;
 use crate::tls::{Handshake, HandshakeError, Stream};
@@ -253,15 +255,30 @@ impl Session {
 
     async fn relay(&mut self, client: Buffered<Stream>, admitted: Admitted) -> Ending {
         // Both count the session until it is over.
-        let Admitted { link, route: Route { backend, .. }, user: _user, mut ticket, presence: _presence, .. } =
-            admitted;
+        let Admitted {
+            link, route: Route { backend, .. }, stake, user: _user, mut ticket, presence: _presence, ..
+        } = admitted;
         let active = backend.metrics.active();
         let times = Times { idle: self.server.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         let client = backend.metrics.counted_client(client);
-        let link = backend.metrics.counted_backend(link.into_stream());
+        let (stream, lent) = link.lend();
+        let link = backend.metrics.counted_backend(stream);
         let told = ticket.told().unwrap_or_else(|| oneshot::channel().1);
-        let report = relay(client, link, times, self.phase.clone(), told).await;
+        let terms = Terms { times, spread: || backend.spread(), keep: stake.is_some() };
+        let (_place, lent) = match &stake {
+            Some(_) => (None, Some(lent)),
+            None => (Some(lent.into_place()), None),
+        };
+        let (report, kept) = relay(client, link, terms, self.phase.clone(), told).await;
         drop(active);
+        match (kept, stake.zip(lent)) {
+            (Some(Kept { stream, reset, marked }), Some((stake, lent))) => {
+                let link = lent.returned(stream.into_inner(), reset);
+                self.server.pool.give_back(Return { stake, link, marked });
+            }
+            (None, Some(_)) if report.ending.side() == Side::Client => backend.metrics.evicted(Eviction::Dirty),
+            _ => {}
+        }
         (self.record.to_backend, self.record.to_client) = (report.to_backend, report.to_client);
         report.ending
     }

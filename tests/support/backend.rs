@@ -90,6 +90,10 @@ impl Call {
         command.to_owned()
     }
 
+    pub async fn hear_line(&mut self) -> String {
+        hear_line(&mut self.tcp, "the backend").await
+    }
+
     pub async fn hear(&mut self, expected: &[u8]) {
         hear(&mut self.tcp, "the backend", expected).await;
     }

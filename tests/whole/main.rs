@@ -41,6 +41,7 @@ mod support;
 mod hostile;
 mod limits;
 mod metrics;
+mod pool;
 mod process;
 mod proxy;
 mod relay;

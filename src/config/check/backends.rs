@@ -35,6 +35,8 @@ impl Check<'_> {
             proxy_protocol: keys.proxy_protocol.0,
             forward_id: keys.forward_id,
             source: keys.source.get_ref().iter().map(|address| address.0).collect(),
+            max_links: places(keys.max_links),
+            max_links_per_user: places(keys.max_links_per_user),
             weight: count(keys.weight),
             health: self.health(section)?,
         })
@@ -128,6 +130,10 @@ impl Check<'_> {
             self.report(section.site("source", &source.span()), message);
         }
     }
+}
+
+fn places(count: Count<0, { u32::MAX }>) -> usize {
+    usize::try_from(count.0).unwrap_or(usize::MAX)
 }
 
 /// A count that starts at one.

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use super::file::{self, ClientCertificates, File, Section, Spanned, Written};
 use super::{
-    Admin, At, CertificateFiles, ClientAuth, Config, Finding, Limits, Listener, ListenerTls, Log, Route, Server, Site,
-    Timeouts, Tls,
+    Admin, At, CertificateFiles, ClientAuth, Config, Finding, Limits, Listener, ListenerTls, Log, Pool, Pooling, Route,
+    Server, Site, Timeouts, Tls,
 };
 
 pub(super) use one_backend::{one_backend, usual_backend};
@@ -102,9 +102,12 @@ impl Check<'_> {
                 rewrite: route.keys.rewrite.as_ref().map(|rewrite| rewrite.value.clone()),
                 login,
                 authenticate,
+                pool: route.keys.pool.value,
             }));
+            self.pooling(route, file);
         }
         self.timeouts(&file.timeouts);
+        self.pool(file);
         let admin = file.admin.as_ref().map(|admin| self.admin(admin));
         Some(Config {
             server: server(&file.server.keys),
@@ -116,6 +119,7 @@ impl Check<'_> {
             routes: all(rules.into_iter())?,
             limits: limits(&file.limits.keys),
             timeouts: timeouts(&file.timeouts.keys),
+            pool: pool(&file.pool.keys),
             admin,
             log: log(&file.log.keys),
         })
@@ -273,6 +277,20 @@ impl Check<'_> {
         }
     }
 
+    fn pool(&mut self, file: &File) {
+        let section = &file.pool;
+        let is_used = |route: &Section<file::Route>| route.keys.pool.value != Pooling::Off || route.is_broken("pool");
+        if section.keys.warm.get_ref().0 > 0 && file.lookups.is_empty() && !file.routes.iter().any(is_used) {
+            let message = "no link would ever be taken\nexpected a [[route]] with pool = \"warm\" or \"reuse\"";
+            self.report(section.site("warm", &section.keys.warm.span()), message);
+        }
+        for (key, time) in [("warm_ttl", &section.keys.warm_ttl), ("reuse_ttl", &section.keys.reuse_ttl)] {
+            if time.value.is_zero() {
+                self.report(section.site(key, &time.span), "must be longer than nothing");
+            }
+        }
+    }
+
     fn admin(&mut self, section: &Section<file::Admin>) -> Admin {
         let keys = &section.keys;
         let address = &keys.address;
@@ -314,6 +332,17 @@ fn limits(keys: &file::Limits) -> Limits {
 
 fn log(keys: &file::Log) -> Log {
     Log { format: keys.format.0, level: keys.level.0 }
+}
+
+fn pool(keys: &file::Pool) -> Pool {
+    let count = |count| usize::try_from(count).unwrap_or(usize::MAX);
+    Pool {
+        warm: count(keys.warm.get_ref().0),
+        warm_ttl: keys.warm_ttl.value,
+        reuse_ttl: keys.reuse_ttl.value,
+        reuse_max: count(keys.reuse_max.0),
+        reuse_per_user: count(keys.reuse_per_user.0),
+    }
 }
 
 fn timeouts(keys: &file::Timeouts) -> Timeouts {

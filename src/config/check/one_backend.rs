@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
-use super::{limits, log, server, timeouts};
+use super::{limits, log, pool, server, timeouts};
 use crate::config::{
-    Admin, At, Backend, BackendTls, ClientAuth, Config, Health, Listener, ListenerTls, LoginAs, Roots, Route, Site,
-    Target, Tls, TlsClient, When, file,
+    Admin, At, Backend, BackendTls, ClientAuth, Config, Health, Listener, ListenerTls, LoginAs, Pooling, Roots, Route,
+    Site, Target, Tls, TlsClient, When, file,
 };
 
 /// See [`Config::for_one_backend`].
@@ -54,9 +54,11 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
             rewrite: None,
             login: LoginAs::Passthrough,
             authenticate: None,
+            pool: Pooling::Off,
         }],
         limits: limits(&file::Limits::default()),
         timeouts: timeouts(&file::Timeouts::default()),
+        pool: pool(&file::Pool::default()),
         admin: Some(Admin {
             address: At { value: file::Admin::default().address.value, site: site("admin.address") },
             token_file: None,
@@ -77,6 +79,8 @@ pub(in crate::config) fn usual_backend() -> Backend {
         proxy_protocol: keys.proxy_protocol.0,
         forward_id: keys.forward_id,
         source: Vec::new(),
+        max_links: 0,
+        max_links_per_user: 0,
         weight: NonZeroU32::MIN,
         health: Health::unprobed(),
     }
@@ -117,6 +121,7 @@ mod tests {
         let config = Config::for_one_backend("127.0.0.1", 143);
         assert_eq!(format!("{:?}", config.limits), format!("{:?}", from_file.limits));
         assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", from_file.timeouts));
+        assert_eq!(format!("{:?}", config.pool), format!("{:?}", from_file.pool));
         assert_eq!(format!("{:?}", config.server), format!("{:?}", from_file.server));
         assert_eq!(config.listeners[0].mechanisms, from_file.listeners[0].mechanisms);
         assert_eq!(config.listeners[0].address.value, from_file.listeners[0].address.value);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Check;
 use crate::config::file::{self, ClientCertificates, File, Section, Spanned, WhoseLogin, Written};
-use crate::config::{Glob, LoginAs, MasterForm, Target, When};
+use crate::config::{Glob, LoginAs, MasterForm, Pooling, Target, When};
 
 impl Check<'_> {
     pub(super) fn condition(&mut self, section: &Section<file::Route>, listeners: &HashMap<&str, usize>) {
@@ -128,6 +128,34 @@ impl Check<'_> {
             password_file: self.path(section, "master_password_file", path),
             form: keys.master_form.as_ref().map_or(MasterForm::Authzid, |form| form.value),
         })
+    }
+
+    /// Links of a backend that is told each client's address in a PROXY header are one client's for good.
+    pub(super) fn pooling(&mut self, section: &Section<file::Route>, file: &File) {
+        let keys = &section.keys;
+        if keys.pool.value == Pooling::Off || section.is_broken("pool") {
+            return;
+        }
+        let named = |name: &Written<file::Name>| name.value.0.clone();
+        let mut names: Vec<_> = keys.backend.iter().map(named).collect();
+        let is_ours = |group: &&Section<file::Group>| {
+            keys.group.as_ref().zip(group.keys.name.as_ref()).is_some_and(|(ours, name)| ours.value == name.value)
+        };
+        for group in file.groups.iter().filter(is_ours) {
+            let members = group.keys.members.iter().flat_map(Spanned::get_ref);
+            names.extend(members.chain(&group.keys.standby).map(named));
+        }
+        for backend in &file.backends {
+            let Some(name) = backend.keys.name.as_ref().filter(|name| names.contains(&name.value.0)) else { continue };
+            if backend.keys.proxy_protocol.0.is_some() {
+                let message = format!(
+                    "backend {} is told each client's address in a PROXY header, so that its links are one client's for \
+                     good\nexpected pool = \"off\", or proxy_protocol = \"off\" there",
+                    name.value.0
+                );
+                self.report(section.site("pool", &keys.pool.span), message);
+            }
+        }
     }
 
     /// Whether there is a way for clients to prove to us who they are: certificates, or a lookup that is told passwords.

@@ -20,8 +20,8 @@ use serde::Deserialize;
 pub(super) use toml::Spanned;
 
 use super::{
-    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, ProxyVersion, Rate, Rewrite,
-    TlsVersion,
+    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, Pooling, ProxyVersion, Rate,
+    Rewrite, TlsVersion,
 };
 
 pub(super) use lookups::{Group, Health, Line, Lookup, MaybeCache};
@@ -41,6 +41,7 @@ pub(super) struct File {
     pub(super) routes: Vec<Section<Route>>,
     pub(super) limits: Section<Limits>,
     pub(super) timeouts: Section<Timeouts>,
+    pub(super) pool: Section<Pool>,
     pub(super) admin: Option<Section<Admin>>,
     pub(super) log: Section<Log>,
 }
@@ -132,6 +133,8 @@ pub(super) struct Backend {
     pub(super) proxy_protocol: Text<Option<ProxyVersion>>,
     pub(super) forward_id: bool,
     pub(super) source: Spanned<Vec<Text<IpAddr>>>,
+    pub(super) max_links: Count<0, { u32::MAX }>,
+    pub(super) max_links_per_user: Count<0, { u32::MAX }>,
     pub(super) weight: Count<1, 1000>,
     pub(super) health: Spanned<Health>,
 }
@@ -151,6 +154,8 @@ impl Default for Backend {
             proxy_protocol: Text(None),
             forward_id: true,
             source: unwritten(Vec::new()),
+            max_links: Count(0),
+            max_links_per_user: Count(0),
             weight: Count(1),
             health: unwritten(Health::default()),
         }
@@ -186,6 +191,7 @@ pub(super) struct Route {
     pub(super) master_user: Option<Written<UserText>>,
     pub(super) master_password_file: Option<Written<PathBuf>>,
     pub(super) master_form: Option<Written<MasterForm>>,
+    pub(super) pool: Written<Pooling>,
 }
 
 impl Default for Route {
@@ -206,6 +212,7 @@ impl Default for Route {
             master_user: None,
             master_password_file: None,
             master_form: None,
+            pool: Written::default_of(Pooling::Off),
         }
     }
 }
@@ -265,6 +272,29 @@ impl Default for Timeouts {
             backend_login: seconds(30),
             relay_idle: Written::default_of(Duration::from_mins(35)),
             refusal_grid: Written::default_of(Duration::from_millis(500)),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Pool {
+    pub(super) warm: Spanned<Count<0, 1000>>,
+    pub(super) warm_ttl: Written<Duration>,
+    pub(super) reuse_ttl: Written<Duration>,
+    pub(super) reuse_max: Count<0, { u32::MAX }>,
+    pub(super) reuse_per_user: Count<1, 1000>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        let minute = || Written::default_of(Duration::from_mins(1));
+        Self {
+            warm: unwritten(Count(0)),
+            warm_ttl: minute(),
+            reuse_ttl: minute(),
+            reuse_max: Count(10_000),
+            reuse_per_user: Count(8),
         }
     }
 }

@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::File;
 use crate::config::{Finding, Site};
 
-const SECTIONS: [&str; 11] =
-    ["server", "listener", "tls", "backend", "group", "lookup", "route", "limits", "timeouts", "admin", "log"];
+const SECTIONS: [&str; 12] =
+    ["server", "listener", "tls", "backend", "group", "lookup", "route", "limits", "timeouts", "pool", "admin", "log"];
 
 /// One table of the file.
 #[derive(Debug)]
@@ -75,6 +75,7 @@ pub(in crate::config) fn parse(text: &str) -> Result<(File, Vec<Finding>), Findi
         routes: reader.tables(&mut root, "route"),
         limits: reader.table(&mut root, "limits"),
         timeouts: reader.table(&mut root, "timeouts"),
+        pool: reader.table(&mut root, "pool"),
         admin: root.contains_key("admin").then(|| reader.table(&mut root, "admin")),
         log: reader.table(&mut root, "log"),
     };

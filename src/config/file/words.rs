@@ -2,7 +2,7 @@
 
 use super::value::FromText;
 use crate::config::{
-    CertificateName, Choose, LdapScope, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, ProxyVersion,
+    CertificateName, Choose, LdapScope, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, Pooling, ProxyVersion,
     TlsVersion,
 };
 
@@ -110,6 +110,10 @@ impl Words for LdapScope {
 impl Words for Choose {
     const WORDS: &'static [(&'static str, Self)] =
         &[("hash", Self::Hash), ("least_sessions", Self::LeastSessions), ("first_healthy", Self::FirstHealthy)];
+}
+
+impl Words for Pooling {
+    const WORDS: &'static [(&'static str, Self)] = &[("off", Self::Off), ("warm", Self::Warm), ("reuse", Self::Reuse)];
 }
 
 impl Words for MasterForm {

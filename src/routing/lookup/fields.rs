@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::backend::Prescribed;
-use crate::config::ListenerTls;
+use crate::config::{ListenerTls, Pooling};
 use crate::imap::{Secret, UserName, escape};
 
 /// Fields that say nothing to us and do no harm unheard.
@@ -53,6 +53,8 @@ pub struct Answer {
     pub mechanism: Option<Prescribed>,
     /// How long the login there may take.
     pub budget: Option<Duration>,
+    /// Where links for this user come from.
+    pub pool: Option<Pooling>,
     /// A hash of the user's password.
     pub hash: Option<Arc<Zeroizing<Vec<u8>>>>,
     /// Networks that the client must be in one of; empty: anywhere.
@@ -199,6 +201,7 @@ impl<'f> Reader<'f> {
             "proxy_mech" => answer.mechanism = Some(mechanism(value)?),
             "source_ip" => self.source = Some(parsed(name, value)?),
             "proxy_timeout" => answer.budget = Some(seconds(name, value)?),
+            "pool" => answer.pool = Some(pooling(value)?),
             "password" => answer.hash = Some(Arc::new(Zeroizing::new(value.to_vec()))),
             "allow_nets" => answer.allow_nets = networks(value)?,
             "nologin" => self.nologin = !value.eq_ignore_ascii_case(b"no"),
@@ -295,6 +298,15 @@ fn mode(value: &[u8]) -> Result<ListenerTls, String> {
         b"starttls" => Ok(ListenerTls::StartTls),
         b"none" => Ok(ListenerTls::None),
         _ => Err(nonsense("tls", value)),
+    }
+}
+
+fn pooling(value: &[u8]) -> Result<Pooling, String> {
+    match value {
+        b"off" => Ok(Pooling::Off),
+        b"warm" => Ok(Pooling::Warm),
+        b"reuse" => Ok(Pooling::Reuse),
+        _ => Err(nonsense("pool", value)),
     }
 }
 

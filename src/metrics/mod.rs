@@ -2,36 +2,34 @@
 //! global registry: a [`Metrics`] belongs to one server, so that two servers in one process do not meet.
 //!
 //! Labels come from the configuration or from closed lists, never from what a peer sends, and every series exists from
-//! the start, so that a rate over it is right from its first event on.
+//! the start, so that a rate over it is right from its first event on. Those of backends and their links are in
+//! `backend.rs`.
 
-use std::pin::Pin;
+mod backend;
+
+use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use std::{fmt, io};
 
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::imap::Mechanism;
 use crate::outcome::{Ending, LOGIN_OUTCOMES, Limit};
 
+use backend::Backends;
+pub use backend::{BackendError, BackendMetrics, Checkout, Counted, Eviction};
+
 /// Connecting and logging in: 1 ms to 30 s.
 const LATENCY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-/// Sessions: 1 s to 7 days.
-const LIFETIME: [f64; 10] = [1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 86400.0, 259_200.0, 604_800.0];
 
 /// TLS versions as labels; `none` is a handshake that ended before one was agreed on.
 const TLS_VERSIONS: [&str; 3] = ["1.2", "1.3", "none"];
 /// The outcomes of a TLS handshake.
 const TLS_OUTCOMES: [&str; 5] = ["ok", "resumed", "failed", "alpn_refused", "timeout"];
-/// What can go wrong with a backend.
-const BACKEND_ERRORS: [&str; 9] =
-    ["connect", "timeout", "tls", "greeting", "protocol", "closed", "starttls", "unavailable", "serverbug"];
 /// Sources of routes: how a question to one ends.
 const LOOKUP_OUTCOMES: [&str; 4] = ["found", "unknown", "refused", "failed"];
 /// How an answer that can be kept came about.
@@ -43,20 +41,12 @@ pub struct Metrics {
     sessions: IntGaugeVec,
     sessions_total: IntCounterVec,
     sessions_closed: IntCounterVec,
-    session_seconds: HistogramVec,
     handshakes: IntCounterVec,
     handshake_seconds: HistogramVec,
     proxy_headers: IntCounterVec,
     preauth: IntGaugeVec,
     logins: IntCounterVec,
-    login_seconds: HistogramVec,
-    relay_bytes: IntCounterVec,
-    backend_up: IntGaugeVec,
-    backend_links: IntGaugeVec,
-    backend_connect_seconds: HistogramVec,
-    backend_errors: IntCounterVec,
-    backend_retries: IntCounterVec,
-    backend_probes: IntCounterVec,
+    backends: Backends,
     limited: IntCounterVec,
     lookup_seconds: HistogramVec,
     lookup_cache: IntCounterVec,
@@ -82,23 +72,6 @@ pub struct ListenerMetrics {
     name: Arc<str>,
 }
 
-/// The metrics of one backend.
-#[derive(Debug, Clone)]
-pub struct BackendMetrics {
-    up: IntGauge,
-    connecting: IntGauge,
-    active: IntGauge,
-    connect_seconds: Histogram,
-    login_seconds: Histogram,
-    session_seconds: Histogram,
-    retries: IntCounter,
-    to_backend: IntCounter,
-    to_client: IntCounter,
-    errors: IntCounterVec,
-    probes: IntCounterVec,
-    name: Arc<str>,
-}
-
 /// The metrics of one source of routes.
 #[derive(Debug, Clone)]
 pub struct LookupMetrics {
@@ -121,46 +94,6 @@ impl Present {
 impl Drop for Present {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// What can go wrong with a backend; the label `kind` of `mailmux_backend_errors_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendError {
-    /// TCP: refused, unreachable, no such name.
-    Connect,
-    /// No answer in time, at any step.
-    Timeout,
-    /// The handshake, or a certificate that does not verify.
-    Tls,
-    /// A greeting that is not `* OK`.
-    Greeting,
-    /// Anything else that is not IMAP as expected.
-    Protocol,
-    /// End of stream before the login was answered.
-    Closed,
-    /// STARTTLS wanted and not offered or refused.
-    StartTls,
-    /// `NO [UNAVAILABLE]`.
-    Unavailable,
-    /// `NO [SERVERBUG]`.
-    ServerBug,
-}
-
-impl BackendError {
-    /// The label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Timeout => "timeout",
-            Self::Tls => "tls",
-            Self::Greeting => "greeting",
-            Self::Protocol => "protocol",
-            Self::Closed => "closed",
-            Self::StartTls => "starttls",
-            Self::Unavailable => "unavailable",
-            Self::ServerBug => "serverbug",
-        }
     }
 }
 
@@ -194,12 +127,6 @@ impl Metrics {
                 "Client connections ended, by who ended them and why.",
                 &["side", "reason"],
             )?,
-            session_seconds: histograms(
-                "mailmux_session_seconds",
-                "How long logged-in sessions lasted.",
-                &LIFETIME,
-                &["backend"],
-            )?,
             handshakes: counters(
                 "mailmux_tls_handshakes_total",
                 "TLS handshakes with clients.",
@@ -218,40 +145,7 @@ impl Metrics {
             )?,
             preauth: gauges("mailmux_preauth_sessions", "Client connections not logged in yet.", &["listener"])?,
             logins: counters("mailmux_logins_total", "Attempts to log in.", &["mechanism", "outcome"])?,
-            login_seconds: histograms(
-                "mailmux_login_seconds",
-                "How long logging in at the backend took, from the client's command to the backend's OK.",
-                &LATENCY,
-                &["backend"],
-            )?,
-            relay_bytes: counters("mailmux_relay_bytes_total", "Bytes moved after login.", &["backend", "direction"])?,
-            backend_up: gauges(
-                "mailmux_backend_up",
-                "Whether the last attempt to reach the backend succeeded.",
-                &["backend"],
-            )?,
-            backend_links: gauges("mailmux_backend_links", "Connections to the backend.", &["backend", "state"])?,
-            backend_connect_seconds: histograms(
-                "mailmux_backend_connect_seconds",
-                "How long connecting took: TCP, TLS and the greeting.",
-                &LATENCY,
-                &["backend"],
-            )?,
-            backend_errors: counters(
-                "mailmux_backend_errors_total",
-                "What went wrong with the backend.",
-                &["backend", "kind"],
-            )?,
-            backend_retries: counters(
-                "mailmux_backend_retries_total",
-                "Logins tried once more because the backend failed.",
-                &["backend"],
-            )?,
-            backend_probes: counters(
-                "mailmux_backend_probes_total",
-                "Probes of backends by how they ended.",
-                &["backend", "outcome"],
-            )?,
+            backends: Backends::new(&registry)?,
             limited: counters("mailmux_limited_total", "Connections and logins refused by a limit.", &["limit"])?,
             lookup_seconds: histograms(
                 "mailmux_lookup_seconds",
@@ -327,29 +221,7 @@ impl Metrics {
 
     /// The metrics of a backend, present from now on.
     pub fn backend(&self, name: &str) -> BackendMetrics {
-        for kind in BACKEND_ERRORS {
-            self.backend_errors.with_label_values(&[name, kind]);
-        }
-        for outcome in ["ok", "failed"] {
-            self.backend_probes.with_label_values(&[name, outcome]);
-        }
-        let up = self.backend_up.with_label_values(&[name]);
-        // Nothing is known against it yet.
-        up.set(1);
-        BackendMetrics {
-            up,
-            connecting: self.backend_links.with_label_values(&[name, "connecting"]),
-            active: self.backend_links.with_label_values(&[name, "active"]),
-            connect_seconds: self.backend_connect_seconds.with_label_values(&[name]),
-            login_seconds: self.login_seconds.with_label_values(&[name]),
-            session_seconds: self.session_seconds.with_label_values(&[name]),
-            retries: self.backend_retries.with_label_values(&[name]),
-            to_backend: self.relay_bytes.with_label_values(&[name, "to_backend"]),
-            to_client: self.relay_bytes.with_label_values(&[name, "to_client"]),
-            errors: self.backend_errors.clone(),
-            probes: self.backend_probes.clone(),
-            name: name.into(),
-        }
+        self.backends.of(name)
     }
 
     /// The metrics of a source of routes, present from now on.
@@ -435,63 +307,6 @@ impl ListenerMetrics {
     }
 }
 
-impl BackendMetrics {
-    /// A link is being opened until the guard goes.
-    pub fn connecting(&self) -> Present {
-        Present::new(&self.connecting)
-    }
-
-    /// A link is logged in until the guard goes.
-    pub fn active(&self) -> Present {
-        Present::new(&self.active)
-    }
-
-    /// A link was opened and greeted.
-    pub fn connected(&self, took: Duration) {
-        self.connect_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A login succeeded.
-    pub fn logged_in(&self, took: Duration) {
-        self.login_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A logged-in session has ended.
-    pub fn session_ended(&self, lasted: Duration) {
-        self.session_seconds.observe(lasted.as_secs_f64());
-    }
-
-    /// A probe ended: `ok` or `failed`.
-    pub fn probed(&self, outcome: &'static str) {
-        self.probes.with_label_values(&[&self.name, outcome]).inc();
-    }
-
-    /// A login is tried once more.
-    pub fn retried(&self) {
-        self.retries.inc();
-    }
-
-    /// Something went wrong.
-    pub fn error(&self, kind: BackendError) {
-        self.errors.with_label_values(&[&self.name, kind.as_str()]).inc();
-    }
-
-    /// Whether the last attempt to reach it succeeded.
-    pub fn set_up(&self, up: bool) {
-        self.up.set(up.into());
-    }
-
-    /// Wraps the client's stream for the relay: what is written to it is counted as `to_client`.
-    pub fn counted_client<S>(&self, stream: S) -> Counted<S> {
-        Counted { stream, written: self.to_client.clone() }
-    }
-
-    /// Wraps the backend's stream for the relay: what is written to it is counted as `to_backend`.
-    pub fn counted_backend<S>(&self, stream: S) -> Counted<S> {
-        Counted { stream, written: self.to_backend.clone() }
-    }
-}
-
 impl LookupMetrics {
     /// An answer that can be kept came about this way: `hit`, `miss`, `shared` or `stale`.
     pub fn kept(&self, way: &'static str) {
@@ -501,36 +316,5 @@ impl LookupMetrics {
     /// A question was answered: `found`, `unknown`, `refused` or `failed`.
     pub fn answered(&self, outcome: &'static str, took: Duration) {
         self.seconds.with_label_values(&[&self.name, outcome]).observe(took.as_secs_f64());
-    }
-}
-
-/// A stream whose written bytes are counted as they go.
-#[derive(Debug)]
-pub struct Counted<S> {
-    stream: S,
-    written: IntCounter,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(n)) = written {
-            self.written.inc_by(n as u64);
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

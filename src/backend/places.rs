@@ -1,0 +1,276 @@
+//! Places for links: how many a backend may have at once, in all and for one user, and the queues for them. First come,
+//! first served, and nobody waits without end. Who holds a link that merely waits for work hears when somebody queues, and
+//! gives it up. Not here: links themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use crate::imap::UserName;
+use crate::outcome::Limit;
+
+/// A user's name at the backend, normalised.
+type Name = Box<[u8]>;
+
+/// The places of one backend.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// `None`: any number.
+    all: Option<Arc<Queue>>,
+    users: Arc<Users>,
+}
+
+#[derive(Debug)]
+struct Users {
+    /// For each; 0: any number.
+    each: usize,
+    /// Those who have or want one.
+    queues: DashMap<Name, Arc<Queue>>,
+}
+
+/// A place for one link, taken until this is dropped.
+#[derive(Debug, Default)]
+pub struct Place {
+    all: Option<Seat>,
+    user: Option<OfUser>,
+}
+
+#[derive(Debug)]
+struct OfUser {
+    // Dropped before the queue is looked at.
+    seat: Option<Seat>,
+    name: Name,
+    users: Arc<Users>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    queue: Arc<Queue>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A number of places, and who waits for one.
+#[derive(Debug)]
+struct Queue {
+    free: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    /// Told for each who comes to wait; hears the one who has listened longest.
+    wanted: Notify,
+}
+
+/// Somebody waits for as long as this lives.
+struct Waiting<'q>(&'q Queue);
+
+impl Places {
+    /// With room for so many, and for so many of each user; 0: any number.
+    pub(super) fn new(all: usize, each: usize) -> Self {
+        let all = (all > 0).then(|| Arc::new(Queue::new(all)));
+        Self { all, users: Arc::new(Users { each, queues: DashMap::new() }) }
+    }
+
+    /// A place for a link that is nobody's yet, if one is free and nobody waits for it.
+    pub(super) fn spare(&self) -> Option<Place> {
+        let all = match &self.all {
+            None => None,
+            Some(queue) if queue.is_wanted() => return None,
+            Some(queue) => Some(queue.try_take()?),
+        };
+        Some(Place { all, user: None })
+    }
+
+    /// A place for a link of this user, as soon as there is one. Dropping the future leaves the queue.
+    ///
+    /// # Errors
+    /// Which limit kept it waiting until `deadline`.
+    pub(super) async fn take(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
+        let mut place = Place::default();
+        self.give(&mut place, user, deadline).await?;
+        if let Some(queue) = &self.all {
+            place.all = Some(queue.take(deadline).await.ok_or(Limit::MaxLinks)?);
+        }
+        Ok(place)
+    }
+
+    /// Makes a place this user's.
+    ///
+    /// # Errors
+    /// As [`Places::take`].
+    pub(super) async fn give(&self, place: &mut Place, user: &UserName, deadline: Instant) -> Result<(), Limit> {
+        place.user = None;
+        if self.users.each == 0 {
+            return Ok(());
+        }
+        let name = user.normalised();
+        let new = || Arc::new(Queue::new(self.users.each));
+        let queue = Arc::clone(&self.users.queues.entry(name.clone()).or_insert_with(new));
+        let mut of_user = OfUser { seat: None, name, users: Arc::clone(&self.users) };
+        // Set first: whoever leaves the queue forgets it if it was the last one.
+        of_user.seat = queue.take(deadline).await;
+        drop(queue);
+        if of_user.seat.is_none() {
+            return Err(Limit::MaxLinksPerUser);
+        }
+        place.user = Some(of_user);
+        Ok(())
+    }
+}
+
+impl Place {
+    /// It belongs to no user any more.
+    pub fn disown(&mut self) {
+        self.user = None;
+    }
+
+    /// Ready when somebody waits for it.
+    pub fn wanted(&self) -> impl Future<Output = ()> + Send + use<> {
+        let all = self.all.as_ref().map(|seat| Arc::clone(&seat.queue));
+        let user = self.user.as_ref().and_then(|user| user.seat.as_ref()).map(|seat| Arc::clone(&seat.queue));
+        async move {
+            tokio::select! {
+                () = wanted(all) => {}
+                () = wanted(user) => {}
+            }
+        }
+    }
+}
+
+async fn wanted(queue: Option<Arc<Queue>>) {
+    let Some(queue) = queue else { return std::future::pending().await };
+    while !queue.is_wanted() {
+        queue.wanted.notified().await;
+    }
+}
+
+impl Queue {
+    fn new(places: usize) -> Self {
+        let free = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        Self { free, waiting: AtomicUsize::new(0), wanted: Notify::new() }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    fn try_take(self: &Arc<Self>) -> Option<Seat> {
+        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
+        Some(Seat { queue: Arc::clone(self), _permit: permit })
+    }
+
+    async fn take(self: &Arc<Self>, deadline: Instant) -> Option<Seat> {
+        if let Some(seat) = self.try_take() {
+            return Some(seat);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(self);
+        self.wanted.notify_one();
+        let permit = timeout_at(deadline, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()?;
+        Some(Seat { queue: Arc::clone(self), _permit: permit })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for OfUser {
+    fn drop(&mut self) {
+        self.seat = None;
+        // One is the map's own: nobody else has a place or waits for one.
+        self.users.queues.remove_if(&self.name, |_, queue| Arc::strong_count(queue) == 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn user(name: &str) -> UserName {
+        UserName::new(name.as_bytes()).expect("a name")
+    }
+
+    fn waiting(places: &Places) -> usize {
+        places.all.as_ref().map_or(0, |queue| queue.waiting.load(Ordering::Relaxed))
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_place_waits_its_turn_and_not_for_ever() {
+        let places = Places::new(1, 0);
+        let first = places.take(&user("ann"), soon()).await.expect("free");
+        let began = Instant::now();
+        assert_eq!(places.take(&user("bob"), soon()).await.err(), Some(Limit::MaxLinks));
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        assert_eq!(waiting(&places), 0);
+        let turns = std::sync::Mutex::new(Vec::new());
+        let turn = async |name: &'static str| {
+            let place = places.take(&user(name), soon()).await.expect("in time");
+            turns.lock().expect("whole").push(name);
+            tokio::task::yield_now().await;
+            drop(place);
+        };
+        let leave = async {
+            tokio::task::yield_now().await;
+            assert_eq!(waiting(&places), 3);
+            drop(first);
+        };
+        tokio::join!(turn("bob"), turn("cid"), turn("dan"), leave);
+        assert_eq!(*turns.lock().expect("whole"), ["bob", "cid", "dan"]);
+        assert!(places.spare().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_user_has_so_many_and_keeps_nobody_else_waiting() {
+        let places = Places::new(10, 2);
+        let anns = [places.take(&user("ann"), soon()).await, places.take(&user("Ann"), soon()).await];
+        assert!(anns.iter().all(Result::is_ok));
+        assert_eq!(places.take(&user("ANN"), soon()).await.err(), Some(Limit::MaxLinksPerUser));
+        let bob = places.take(&user("bob"), soon()).await;
+        assert!(bob.is_ok());
+        drop((anns, bob));
+        assert!(places.users.queues.is_empty(), "nobody is remembered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_a_link_to_spare_hears_that_it_is_wanted() {
+        let places = Places::new(2, 0);
+        let links = [places.spare().expect("free"), places.spare().expect("free")];
+        let wanted = links.each_ref().map(Place::wanted);
+        let [mut first, mut second] = wanted.map(Box::pin);
+        assert!(timeout(Duration::from_secs(1), async { tokio::join!(&mut first, &mut second) }).await.is_err());
+        assert!(places.spare().is_none());
+        let ann = user("ann");
+        let come = places.take(&ann, soon());
+        let give = async {
+            // Polled again after the newcomer: only the one that has waited longest is woken.
+            first.await;
+            let [first, _second] = links;
+            drop(first);
+        };
+        let (place, ()) = tokio::join!(come, give);
+        assert!(place.is_ok());
+        assert!(timeout(Duration::from_secs(1), second).await.is_err(), "nobody waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobodys_place_can_become_a_users() {
+        let places = Places::new(1, 1);
+        let mut place = places.spare().expect("free");
+        places.give(&mut place, &user("ann"), soon()).await.expect("free");
+        assert_eq!(places.take(&user("ann"), soon()).await.err(), Some(Limit::MaxLinksPerUser));
+        place.disown();
+        assert!(places.users.queues.is_empty());
+        assert_eq!(places.take(&user("ann"), soon()).await.err(), Some(Limit::MaxLinks));
+    }
+}

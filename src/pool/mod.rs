@@ -1,0 +1,335 @@
+//! The pool: links to backends that wait. *Warm* ones (`warm.rs`) are connected and nobody's. Logged-in ones wait for their
+//! own user's next session, for whom a link was cleaned by [`Link::reset`] and who has the same credentials ([`Owner`]).
+//! Each waiting link has a task that holds it, watches it and closes it when its time is over (`shelf.rs`). A link is given
+//! from hand to hand by value: there is no moment at which two could write to it, and whatever goes wrong drops it, which
+//! closes it. Not here: what makes a link clean, limits, routes.
+
+mod owner;
+mod shelf;
+mod warm;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::{hmac, rand};
+use dashmap::DashMap;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use crate::backend::{Backend, Route};
+use crate::config;
+use crate::imap::{Login, UserName};
+use crate::link::{Dialling, Greeted, Link, LoggedIn, Used};
+use crate::metrics::{Checkout, Eviction};
+use crate::random;
+
+use owner::{Account, Fingerprint};
+use shelf::{Shelf, Taken};
+use warm::Stock;
+
+pub use owner::Owner;
+
+/// How long a backend has to undo what a session has left behind, to answer NOOP, to let a link go.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A link that was heard from since then need not be asked whether it lives.
+const FRESH: Duration = Duration::from_secs(3);
+/// So many links may have come back and not been looked at yet.
+const RETURNS: usize = 4096;
+
+/// All links that wait.
+#[derive(Debug)]
+pub struct Pool {
+    settings: config::Pool,
+    key: hmac::Key,
+    users: DashMap<Account, Arc<Links>>,
+    /// How many of these wait, in all.
+    idle: AtomicUsize,
+    stocks: Vec<Arc<Stock>>,
+    returned: mpsc::Sender<(u64, Return)>,
+    /// How often links were sent away: those that were on their way here then are not kept either.
+    dismissals: AtomicU64,
+}
+
+/// Those of one account that wait.
+#[derive(Debug, Default)]
+struct Links {
+    shelf: Shelf<Link<LoggedIn>, Label>,
+    /// What the backend has accepted last.
+    proven: Mutex<Option<Fingerprint>>,
+}
+
+/// Somebody is logged in who may leave a link behind, or has left one.
+#[derive(Debug)]
+pub struct Stake {
+    pool: Arc<Pool>,
+    owner: Owner,
+    links: Arc<Links>,
+}
+
+/// What tells the links of one account apart.
+#[derive(Debug)]
+struct Label {
+    credentials: Fingerprint,
+    mailbox: Box<[u8]>,
+}
+
+/// Counts a link as waiting.
+struct Counted<'p>(&'p AtomicUsize);
+
+/// Where links come back that may be used again.
+#[derive(Debug)]
+pub struct Returns(mpsc::Receiver<(u64, Return)>);
+
+/// A link that may be used again.
+#[derive(Debug)]
+pub struct Return {
+    /// By whom.
+    pub stake: Stake,
+    /// The link.
+    pub link: Link<Used>,
+    /// It cannot be used by its user again, only by nobody.
+    pub marked: bool,
+}
+
+impl Pool {
+    /// An empty pool. `backends` are those of the configuration.
+    ///
+    /// # Errors
+    /// When there is no randomness on this machine.
+    pub fn new(
+        settings: config::Pool,
+        backends: &[Arc<Backend>],
+    ) -> Result<(Self, Returns), aws_lc_rs::error::Unspecified> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())?;
+        let can_be_warm = |backend: &&Arc<Backend>| settings.warm > 0 && backend.config.proxy_protocol.is_none();
+        let stocks = backends.iter().filter(can_be_warm).map(|backend| Arc::new(Stock::new(backend, &settings)));
+        let stocks = stocks.collect();
+        let (returned, returns) = mpsc::channel(RETURNS);
+        let pool = Self {
+            settings,
+            key,
+            users: DashMap::new(),
+            idle: AtomicUsize::new(0),
+            stocks,
+            returned,
+            dismissals: AtomicU64::new(0),
+        };
+        Ok((pool, Returns(returns)))
+    }
+
+    /// Whose the link of this login is; `None`: it is not for anybody's use again.
+    pub fn owner(&self, route: &Route, login: &Login) -> Option<Owner> {
+        Owner::new(&self.key, route, login)
+    }
+
+    /// A link that its owner may have, alive a moment ago; or why there is none.
+    ///
+    /// # Errors
+    /// What to call it.
+    pub async fn take(&self, owner: &Owner) -> Result<Link<LoggedIn>, Checkout> {
+        let Some(links) = self.users.get(&owner.account).map(|links| Arc::clone(&links)) else {
+            return Err(Checkout::Miss);
+        };
+        let taken = Self::take_from(&links, owner).await;
+        drop(links);
+        // Whose last stake went while we held on to it could not do this.
+        self.users.remove_if(&owner.account, |_, links| Arc::strong_count(links) == 1);
+        taken
+    }
+
+    async fn take_from(links: &Links, owner: &Owner) -> Result<Link<LoggedIn>, Checkout> {
+        let mut why = Checkout::Miss;
+        loop {
+            match links.shelf.take(|label| label.credentials.is(&owner.credentials)).await {
+                // Said once more by the link itself: whatever the shelf held, it is this user's.
+                Taken::Link(link) if *link.user() == owner.account.user => return Ok(link),
+                Taken::Link(_) | Taken::Dead => why = Checkout::Dead,
+                Taken::NoneFits if why == Checkout::Miss => return Err(Checkout::WrongCredential),
+                Taken::NoneFits | Taken::Empty => return Err(why),
+            }
+        }
+    }
+
+    /// A link to this backend that is nobody's.
+    pub async fn take_warm(&self, backend: &Arc<Backend>) -> Option<Link<Greeted>> {
+        self.stock(backend)?.take().await
+    }
+
+    /// Somebody is logged in. Where the backend has just accepted the credentials (`fresh`), links that were made with others
+    /// end, now or when their sessions do: the password may have been changed because somebody else knew it.
+    pub fn enrol(self: &Arc<Self>, owner: Owner, fresh: bool) -> Stake {
+        let links = Arc::clone(&self.users.entry(owner.account.clone()).or_default());
+        let mut proven = links.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        if fresh || proven.is_none() {
+            *proven = Some(owner.credentials.clone());
+            links.shelf.dismiss(|label| !label.credentials.is(&owner.credentials));
+        }
+        drop(proven);
+        Stake { pool: Arc::clone(self), owner, links }
+    }
+
+    /// Ends the links of a user, by the client's name, wherever they lead.
+    pub fn dismiss_user(&self, user: &UserName) {
+        let user = user.normalised();
+        self.dismissals.fetch_add(1, Ordering::SeqCst);
+        for links in &self.users {
+            links.shelf.dismiss(|label| label.mailbox == user);
+        }
+    }
+
+    /// Takes a link back. Where more come than can be looked after, it is closed.
+    pub fn give_back(&self, returned: Return) {
+        if let Err(mpsc::error::TrySendError::Full(returned) | mpsc::error::TrySendError::Closed(returned)) =
+            self.returned.try_send((self.dismissals.load(Ordering::SeqCst), returned))
+        {
+            returned.1.stake.owner.account.backend.metrics.evicted(Eviction::Full);
+        }
+    }
+
+    /// Looks after all links that wait, for ever. Dropping the future closes them.
+    pub async fn run(self: Arc<Self>, mut returns: Returns, dialling: Arc<Dialling>, connect: Duration) {
+        let mut tasks = JoinSet::new();
+        for stock in &self.stocks {
+            tasks.spawn(Arc::clone(stock).fill(Arc::clone(&dialling), connect));
+        }
+        loop {
+            tokio::select! {
+                Some((dismissals, returned)) = returns.0.recv() => {
+                    tasks.spawn(Arc::clone(&self).keep(returned, dismissals));
+                }
+                Some(_) = tasks.join_next() => {}
+                else => return,
+            }
+        }
+    }
+
+    /// Cleans a link and keeps it until it is taken or its time is over.
+    async fn keep(self: Arc<Self>, returned: Return, dismissals: u64) {
+        let Return { stake, link, marked } = returned;
+        let backend = Arc::clone(&stake.owner.account.backend);
+        let resetting = backend.metrics.resetting();
+        let link = match timeout(PATIENCE, link.reset()).await {
+            Ok(Ok(link)) => link,
+            failed => {
+                let why = if let Ok(Err(error)) = failed { error.detail } else { "no answer in time".to_owned() };
+                debug!(backend = backend.config.name, why, "a link cannot be used again");
+                backend.metrics.evicted(Eviction::ResetFailed);
+                return;
+            }
+        };
+        drop(resetting);
+        if marked {
+            return self.let_go(link, &backend, Eviction::Dirty).await;
+        }
+        let Some(_counted) = self.count() else { return self.let_go(link, &backend, Eviction::Full).await };
+        let Some((slot, wanted)) = stake.offer(self.settings.reuse_per_user) else {
+            return self.let_go(link, &backend, Eviction::Full).await;
+        };
+        // Asked once it is there to be sent away: whoever sends links away now, sees this one.
+        if !stake.is_proven() || self.dismissals.load(Ordering::SeqCst) != dismissals {
+            stake.links.shelf.withdraw(slot);
+            return self.let_go(link, &backend, Eviction::Credential).await;
+        }
+        let idle = backend.metrics.idle();
+        let leftover = self.hold(link, wanted, &backend).await;
+        drop(idle);
+        stake.links.shelf.withdraw(slot);
+        drop(stake);
+        if let Some((link, why)) = leftover {
+            self.let_go(link, &backend, why).await;
+        }
+    }
+
+    /// Holds a link until somebody takes it, or it is to go for another reason.
+    async fn hold(
+        &self,
+        mut link: Link<LoggedIn>,
+        wanted: shelf::Wanted<Link<LoggedIn>>,
+        backend: &Arc<Backend>,
+    ) -> Option<(Link<LoggedIn>, Eviction)> {
+        let since = Instant::now();
+        let place_wanted = link.place().wanted();
+        let taker = tokio::select! {
+            // First of all whether it lives: what it has said is read before it is given to anybody.
+            biased;
+            error = link.watch() => {
+                debug!(backend = backend.config.name, why = error.detail, "a link has ended while it waited");
+                backend.metrics.evicted(Eviction::Dead);
+                return None;
+            }
+            taker = wanted => match taker {
+                Ok(taker) => taker,
+                Err(_) => return Some((link, Eviction::Credential)),
+            },
+            () = place_wanted => return Some((link, Eviction::Wanted)),
+            () = backend.closes() => return Some((link, Eviction::Closing)),
+            () = sleep(jittered(self.settings.reuse_ttl)) => return Some((link, Eviction::Age)),
+        };
+        let checked =
+            if since.elapsed() < FRESH { Some(link) } else { timeout(PATIENCE, link.check()).await.ok()?.ok() };
+        match checked {
+            // Who wanted it may have gone away meanwhile; the link goes too then.
+            Some(link) => drop(taker.send(link)),
+            None => backend.metrics.evicted(Eviction::Dead),
+        }
+        None
+    }
+
+    /// Lets a link go: to be nobody's again, where the backend can do that and too few are, else by LOGOUT.
+    async fn let_go(&self, link: Link<LoggedIn>, backend: &Arc<Backend>, why: Eviction) {
+        backend.metrics.evicted(why);
+        let stays = !matches!(why, Eviction::Wanted | Eviction::Closing);
+        match self.stock(backend).filter(|stock| stays && !stock.is_full() && link.can_unauthenticate()) {
+            Some(stock) => {
+                if let Ok(Ok(link)) = timeout(PATIENCE, link.unauthenticate()).await {
+                    Arc::clone(stock).keep(link).await;
+                }
+            }
+            // Whatever comes of it, the link is closed.
+            None => drop(timeout(PATIENCE, link.log_out()).await),
+        }
+    }
+
+    fn stock(&self, backend: &Arc<Backend>) -> Option<&Arc<Stock>> {
+        self.stocks.iter().find(|stock| stock.is_of(backend))
+    }
+
+    fn count(&self) -> Option<Counted<'_>> {
+        let counted = Counted(&self.idle);
+        (self.idle.fetch_add(1, Ordering::Relaxed) < self.settings.reuse_max).then_some(counted)
+    }
+}
+
+impl Stake {
+    fn offer(&self, most: usize) -> Option<(shelf::Slot, shelf::Wanted<Link<LoggedIn>>)> {
+        let Owner { credentials, mailbox, .. } = &self.owner;
+        self.links.shelf.offer(Label { credentials: credentials.clone(), mailbox: mailbox.clone() }, most)
+    }
+
+    /// The backend has accepted no other credentials since.
+    fn is_proven(&self) -> bool {
+        let proven = self.links.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        proven.as_ref().is_some_and(|proven| proven.is(&self.owner.credentials))
+    }
+}
+
+impl Drop for Stake {
+    fn drop(&mut self) {
+        // This one and the map's own: nobody else is there.
+        self.pool.users.remove_if(&self.owner.account, |_, links| Arc::strong_count(links) <= 2);
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Between nine tenths and the whole of a time, so that what began together does not end together.
+fn jittered(time: Duration) -> Duration {
+    time.mul_f64(0.9 + 0.1 * random::fraction())
+}

@@ -1,0 +1,142 @@
+//! Links to one backend that are connected, greeted and nobody's yet. One after the other is opened until there are enough,
+//! slowly at first when the backend has been away, and each is replaced before the backend loses patience with it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::shelf::{Shelf, Taken};
+use super::{PATIENCE, jittered};
+use crate::backend::{Aspect, Backend};
+use crate::config;
+use crate::link::{Dialling, Greeted, Link};
+use crate::metrics::{BackendError, Eviction};
+
+/// Between the first two links to a backend that has been away. Halved from one to the next.
+const SLOW_START: Duration = Duration::from_millis(500);
+/// Below this there is no pause any more.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// Between attempts that fail: at most this.
+const LONGEST: Duration = Duration::from_mins(1);
+/// How often it is looked whether the backend is back, or has a place to spare.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The links of one backend.
+#[derive(Debug)]
+pub(super) struct Stock {
+    backend: Arc<Backend>,
+    most: usize,
+    ttl: Duration,
+    shelf: Shelf<Link<Greeted>>,
+    /// Told when there is one fewer.
+    taken: Notify,
+}
+
+impl Stock {
+    pub(super) fn new(backend: &Arc<Backend>, settings: &config::Pool) -> Self {
+        Self {
+            backend: Arc::clone(backend),
+            most: settings.warm,
+            ttl: settings.warm_ttl,
+            shelf: Shelf::default(),
+            taken: Notify::new(),
+        }
+    }
+
+    pub(super) fn is_of(&self, backend: &Arc<Backend>) -> bool {
+        Arc::ptr_eq(&self.backend, backend)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.shelf.len() >= self.most
+    }
+
+    /// A link that was alive a moment ago.
+    pub(super) async fn take(&self) -> Option<Link<Greeted>> {
+        loop {
+            let taken = self.shelf.take(|()| true).await;
+            self.taken.notify_one();
+            match taken {
+                Taken::Link(link) => return Some(link),
+                Taken::Dead => {}
+                Taken::NoneFits | Taken::Empty => return None,
+            }
+        }
+    }
+
+    /// Keeps the stock full, for ever. Dropping the future closes all links of it that wait.
+    pub(super) async fn fill(self: Arc<Self>, dialling: Arc<Dialling>, connect_timeout: Duration) {
+        let mut keepers = JoinSet::new();
+        let mut pause = SLOW_START;
+        loop {
+            let mut taken = pin!(self.taken.notified());
+            taken.as_mut().enable();
+            while keepers.try_join_next().is_some() {}
+            if self.backend.is_draining() || !self.backend.is_up() {
+                pause = SLOW_START;
+                sleep(LOOK).await;
+                continue;
+            }
+            if self.is_full() {
+                taken.await;
+                continue;
+            }
+            let Some(place) = self.backend.spare_place() else {
+                sleep(LOOK).await;
+                continue;
+            };
+            pause = match Link::open(&self.backend, &dialling, None, connect_timeout).await {
+                Ok(link) => {
+                    self.backend.succeeded(Aspect::Reach);
+                    keepers.spawn(Arc::clone(&self).keep(link.in_place(place)));
+                    if pause > SHORTEST { pause / 2 } else { Duration::ZERO }
+                }
+                Err(error) => {
+                    self.backend.metrics.error(error.kind.unwrap_or(BackendError::Connect));
+                    self.backend.failed(Aspect::Reach, None, &error.detail);
+                    (pause * 2).clamp(SLOW_START, LONGEST)
+                }
+            };
+            sleep(jittered(pause)).await;
+        }
+    }
+
+    /// Keeps a link until somebody takes it, or it is to go for another reason.
+    pub(super) async fn keep(self: Arc<Self>, mut link: Link<Greeted>) {
+        let Some((slot, wanted)) = self.shelf.offer((), self.most) else { return link.log_out().await };
+        let waiting = self.backend.metrics.warm();
+        let place_wanted = link.place().wanted();
+        let leftover = tokio::select! {
+            // First of all whether it lives.
+            biased;
+            error = link.watch() => {
+                debug!(backend = self.backend.config.name, why = error.detail, "a warm link has ended");
+                self.backend.metrics.evicted(Eviction::Dead);
+                None
+            }
+            taker = wanted => {
+                if let Ok(taker) = taker {
+                    // Who wanted it may have gone away; the link goes too then.
+                    drop(taker.send(link));
+                }
+                None
+            }
+            () = place_wanted => Some((link, Eviction::Wanted)),
+            () = self.backend.closes() => Some((link, Eviction::Closing)),
+            () = sleep(jittered(self.ttl)) => Some((link, Eviction::Age)),
+        };
+        drop(waiting);
+        self.shelf.withdraw(slot);
+        self.taken.notify_one();
+        if let Some((link, why)) = leftover {
+            self.backend.metrics.evicted(why);
+            // Whatever comes of it, the link is closed.
+            let _ = timeout(PATIENCE, link.log_out()).await;
+        }
+    }
+}
