@@ -174,6 +174,13 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// It has been told to leave, whether it has heard that or not.
+    pub fn is_told(&self) -> bool {
+        self.place.leave.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(mut entry) = self.sessions.users.get_mut(&self.user) {

@@ -267,7 +267,8 @@ fn every_value_arrives_where_it_belongs() {
 
     let pool = &config.pool;
     assert_eq!((pool.warm, pool.reuse_max, pool.reuse_per_user), (1000, 0, 999));
-    assert_eq!((pool.warm_ttl, pool.reuse_ttl), (Duration::from_mins(2), Duration::from_mins(5)));
+    let minutes = [pool.warm_ttl, pool.reuse_ttl, pool.reuse_lifetime].map(|time| time.as_secs() / 60);
+    assert_eq!(minutes, [2, 5, 60]);
 
     let limits = &config.limits;
     assert_eq!((limits.sessions, limits.connects_per_network, limits.logins_per_user), (0, None, None));

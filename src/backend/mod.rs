@@ -193,22 +193,23 @@ impl Backend {
         health.is_up() || health.claim_trial(Instant::now())
     }
 
-    /// A place for one more link of this user, as soon as there is one.
+    /// A place among this user's links, as soon as there is one; [`Backend::complete`] makes it one among all.
     ///
     /// # Errors
-    /// Which limit kept it waiting until `deadline`.
-    pub async fn place(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
+    /// It had to wait until `deadline`.
+    pub async fn place_of(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
         // Who need not wait is gone from there before anybody looks.
         let _queued = self.metrics.queued();
-        self.places.take(user, deadline).await
+        self.places.of_user(user, deadline).await
     }
 
-    /// Makes a place, which was nobody's, this user's.
+    /// Makes a user's place one for a new link, as soon as the backend may have one more.
     ///
     /// # Errors
-    /// As [`Backend::place`].
-    pub async fn give(&self, place: &mut Place, user: &UserName, deadline: Instant) -> Result<(), Limit> {
-        self.places.give(place, user, deadline).await
+    /// It had to wait until `deadline`.
+    pub async fn complete(&self, place: &mut Place, deadline: Instant) -> Result<(), Limit> {
+        let _queued = self.metrics.queued();
+        self.places.complete(place, deadline).await
     }
 
     /// A place for a link that is nobody's yet, if there is one to spare.

@@ -81,44 +81,45 @@ impl Places {
         Some(Place { all, user: None })
     }
 
-    /// A place for a link of this user, as soon as there is one. Dropping the future leaves the queue.
+    /// A place among this user's, as soon as there is one; not yet one among the backend's. Dropping the future leaves the
+    /// queue.
     ///
     /// # Errors
-    /// Which limit kept it waiting until `deadline`.
-    pub(super) async fn take(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
-        let mut place = Place::default();
-        self.give(&mut place, user, deadline).await?;
-        if let Some(queue) = &self.all {
-            place.all = Some(queue.take(deadline).await.ok_or(Limit::MaxLinks)?);
-        }
-        Ok(place)
-    }
-
-    /// Makes a place this user's.
-    ///
-    /// # Errors
-    /// As [`Places::take`].
-    pub(super) async fn give(&self, place: &mut Place, user: &UserName, deadline: Instant) -> Result<(), Limit> {
-        place.user = None;
+    /// It had to wait until `deadline`.
+    pub(super) async fn of_user(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
         if self.users.each == 0 {
-            return Ok(());
+            return Ok(Place::default());
         }
-        let name = user.normalised();
+        // Dropped last, also when this future is: whoever leaves the queue forgets it if it was the last one.
+        let mut of_user = OfUser { seat: None, name: user.normalised(), users: Arc::clone(&self.users) };
         let new = || Arc::new(Queue::new(self.users.each));
-        let queue = Arc::clone(&self.users.queues.entry(name.clone()).or_insert_with(new));
-        let mut of_user = OfUser { seat: None, name, users: Arc::clone(&self.users) };
-        // Set first: whoever leaves the queue forgets it if it was the last one.
+        let queue = Arc::clone(&self.users.queues.entry(of_user.name.clone()).or_insert_with(new));
         of_user.seat = queue.take(deadline).await;
         drop(queue);
         if of_user.seat.is_none() {
             return Err(Limit::MaxLinksPerUser);
         }
-        place.user = Some(of_user);
+        Ok(Place { all: None, user: Some(of_user) })
+    }
+
+    /// Makes it one among the backend's too, as soon as one is free.
+    ///
+    /// # Errors
+    /// It had to wait until `deadline`.
+    pub(super) async fn complete(&self, place: &mut Place, deadline: Instant) -> Result<(), Limit> {
+        if let Some(queue) = &self.all {
+            place.all = Some(queue.take(deadline).await.ok_or(Limit::MaxLinks)?);
+        }
         Ok(())
     }
 }
 
 impl Place {
+    /// It belongs to the user of `place` from now on.
+    pub fn give_to(&mut self, place: Self) {
+        self.user = place.user;
+    }
+
     /// It belongs to no user any more.
     pub fn disown(&mut self) {
         self.user = None;
@@ -187,6 +188,7 @@ impl Drop for OfUser {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
     use std::time::Duration;
 
     use tokio::time::timeout;
@@ -201,6 +203,12 @@ mod tests {
         places.all.as_ref().map_or(0, |queue| queue.waiting.load(Ordering::Relaxed))
     }
 
+    async fn take(places: &Places, name: &str) -> Result<Place, Limit> {
+        let deadline = soon();
+        let mut place = places.of_user(&user(name), deadline).await?;
+        places.complete(&mut place, deadline).await.map(|()| place)
+    }
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(5)
     }
@@ -208,14 +216,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_place_waits_its_turn_and_not_for_ever() {
         let places = Places::new(1, 0);
-        let first = places.take(&user("ann"), soon()).await.expect("free");
+        let first = take(&places, "ann").await.expect("free");
         let began = Instant::now();
-        assert_eq!(places.take(&user("bob"), soon()).await.err(), Some(Limit::MaxLinks));
+        assert_eq!(take(&places, "bob").await.err(), Some(Limit::MaxLinks));
         assert_eq!(began.elapsed(), Duration::from_secs(5));
         assert_eq!(waiting(&places), 0);
         let turns = std::sync::Mutex::new(Vec::new());
         let turn = async |name: &'static str| {
-            let place = places.take(&user(name), soon()).await.expect("in time");
+            let place = take(&places, name).await.expect("in time");
             turns.lock().expect("whole").push(name);
             tokio::task::yield_now().await;
             drop(place);
@@ -233,10 +241,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_user_has_so_many_and_keeps_nobody_else_waiting() {
         let places = Places::new(10, 2);
-        let anns = [places.take(&user("ann"), soon()).await, places.take(&user("Ann"), soon()).await];
+        let anns = [take(&places, "ann").await, take(&places, "Ann").await];
         assert!(anns.iter().all(Result::is_ok));
-        assert_eq!(places.take(&user("ANN"), soon()).await.err(), Some(Limit::MaxLinksPerUser));
-        let bob = places.take(&user("bob"), soon()).await;
+        assert_eq!(take(&places, "ANN").await.err(), Some(Limit::MaxLinksPerUser));
+        let bob = take(&places, "bob").await;
         assert!(bob.is_ok());
         drop((anns, bob));
         assert!(places.users.queues.is_empty(), "nobody is remembered");
@@ -250,8 +258,7 @@ mod tests {
         let [mut first, mut second] = wanted.map(Box::pin);
         assert!(timeout(Duration::from_secs(1), async { tokio::join!(&mut first, &mut second) }).await.is_err());
         assert!(places.spare().is_none());
-        let ann = user("ann");
-        let come = places.take(&ann, soon());
+        let come = take(&places, "ann");
         let give = async {
             // Polled again after the newcomer: only the one that has waited longest is woken.
             first.await;
@@ -267,10 +274,21 @@ mod tests {
     async fn nobodys_place_can_become_a_users() {
         let places = Places::new(1, 1);
         let mut place = places.spare().expect("free");
-        places.give(&mut place, &user("ann"), soon()).await.expect("free");
-        assert_eq!(places.take(&user("ann"), soon()).await.err(), Some(Limit::MaxLinksPerUser));
+        place.give_to(places.of_user(&user("ann"), soon()).await.expect("free"));
+        assert_eq!(take(&places, "ann").await.err(), Some(Limit::MaxLinksPerUser));
         place.disown();
         assert!(places.users.queues.is_empty());
-        assert_eq!(places.take(&user("ann"), soon()).await.err(), Some(Limit::MaxLinks));
+        assert_eq!(take(&places, "ann").await.err(), Some(Limit::MaxLinks));
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_is_not_remembered() {
+        let places = Places::new(0, 1);
+        let first = take(&places, "ann").await.expect("free");
+        let mut waiter = Box::pin(take(&places, "ann"));
+        assert!(std::future::poll_fn(|cx| Poll::Ready(waiter.as_mut().poll(cx).is_pending())).await);
+        drop(first);
+        drop(waiter);
+        assert!(places.users.queues.is_empty());
     }
 }

@@ -629,6 +629,8 @@ pub struct Pool {
     pub warm_ttl: Duration,
     /// How long a link that is logged in waits for its user's next login.
     pub reuse_ttl: Duration,
+    /// How long after its login a link may still be given to anybody.
+    pub reuse_lifetime: Duration,
     /// The most of these in all.
     pub reuse_max: usize,
     /// The most of these that one user has on one backend.

@@ -4,6 +4,7 @@
 //! every error here does. Not here: whose turn it is.
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::wire::{Answer, Aside, Keep, Tag, Wire, capabilities_in};
 use super::{Caller, Greeted, Link, LinkError, LoggedIn};
@@ -17,6 +18,7 @@ use crate::stream::Buffered;
 #[derive(Debug)]
 pub struct Lent {
     user: UserName,
+    since: Instant,
     capabilities: Capabilities,
     welcome: Welcome,
     place: Place,
@@ -27,6 +29,7 @@ pub struct Lent {
 #[derive(Debug)]
 pub struct Used {
     user: UserName,
+    since: Instant,
     welcome: Welcome,
     reset: Reset,
 }
@@ -56,10 +59,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<LoggedIn, S> {
         &self.state.user
     }
 
+    /// When the backend let it in.
+    pub fn logged_in(&self) -> Instant {
+        self.state.since
+    }
+
     /// The stream, for a relay, what the backend said behind its answer first; and what it takes to have the link back.
     pub fn lend(self) -> (Buffered<S>, Lent) {
-        let LoggedIn { user, welcome } = self.state;
-        let lent = Lent { user, welcome, capabilities: self.capabilities, place: self.place, told: self.told };
+        let LoggedIn { user, since, welcome } = self.state;
+        let lent = Lent { user, since, welcome, capabilities: self.capabilities, place: self.place, told: self.told };
         (self.wire.into_buffered(), lent)
     }
 
@@ -154,8 +162,8 @@ impl Lent {
 
     /// The link again, from the stream that the relay has given back.
     pub fn returned<S: AsyncRead + AsyncWrite + Unpin>(self, stream: Buffered<S>, reset: Reset) -> Link<Used, S> {
-        let Self { user, capabilities, welcome, place, told } = self;
-        let state = Used { user, welcome, reset };
+        let Self { user, since, capabilities, welcome, place, told } = self;
+        let state = Used { user, since, welcome, reset };
         Link { wire: Wire::resumed(stream), capabilities, aside: Aside::default(), place, told, state }
     }
 }
@@ -187,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Used, S> {
             (Answer::Ok(_), false) | (Answer::Refused(Status::No, _), true) => {}
             _ => return Err(LinkError::protocol("the mailbox cannot be left")),
         }
-        let Self { wire, capabilities, aside, place, told, state: Used { user, welcome, .. } } = self;
-        Link { wire, capabilities, aside, place, told, state: LoggedIn { user, welcome } }.at_rest()
+        let Self { wire, capabilities, aside, place, told, state: Used { user, since, welcome, .. } } = self;
+        Link { wire, capabilities, aside, place, told, state: LoggedIn { user, since, welcome } }.at_rest()
     }
 }

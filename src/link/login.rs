@@ -3,6 +3,7 @@
 //! hold is written in `imap/sasl/`. Not here: retries, what the client hears (`outcome.rs`).
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::wire::{Answer, Keep, Tag, capabilities_in};
@@ -234,7 +235,7 @@ impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
         // The next one on this link hears what this one hears, but for what was said besides.
         let again = Welcome { untagged: Vec::new(), text, ok_had_capabilities, capabilities };
         let welcome = Welcome { untagged, ..again.clone() };
-        Ok(Progress::Done(self.into_state(LoggedIn { user, welcome: again }), welcome))
+        Ok(Progress::Done(self.into_state(LoggedIn { user, since: Instant::now(), welcome: again }), welcome))
     }
 }
 

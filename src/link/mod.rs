@@ -1,6 +1,6 @@
 //! A link: one connection from us to a backend, and how far it has come. `connect.rs` opens it, `login.rs` logs in on it,
 //! `lending.rs` makes it fit for its user's next session, `wire.rs` moves the lines, `id.rs` says who the client is. What was learnt from one backend lives and dies with its
-//! link. Not here: which backend, retries, deadlines (the caller's; dropping any future here closes the link).
+//! link. Not here: which backend, retries, deadlines (the caller's, but for the last word; dropping any future here closes the link).
 
 mod connect;
 mod id;
@@ -11,6 +11,9 @@ mod wire;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
 
 use crate::backend::Place;
 use crate::imap::{Capabilities, UserName, Welcome};
@@ -26,6 +29,9 @@ mod tests;
 
 pub use lending::{Lent, Used};
 pub use resolve::Names;
+
+/// How long a backend has to answer LOGOUT.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// What it takes to dial, the same for all links.
 pub struct Dialling {
@@ -87,6 +93,8 @@ pub struct Authenticating(Exchange);
 #[derive(Debug)]
 pub struct LoggedIn {
     user: UserName,
+    /// When the backend let it in.
+    since: Instant,
     /// Without what was said once, to the first.
     welcome: Welcome,
 }
@@ -114,10 +122,10 @@ pub struct LinkError {
 }
 
 impl<State, S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<State, S> {
-    /// Takes leave, as far as the backend goes along; a caller without patience drops it.
+    /// Takes leave, as far as the backend goes along, within [`LEAVING`].
     pub async fn log_out(mut self) {
         // Whatever comes of it, the link is closed next.
-        let _ = self.wire.ask(b"LOGOUT", wire::Keep::Alerts, &mut self.aside).await;
+        let _ = timeout(LEAVING, self.wire.ask(b"LOGOUT", wire::Keep::Alerts, &mut self.aside)).await;
     }
 }
 

@@ -8,6 +8,7 @@ mod owner;
 mod shelf;
 mod warm;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,8 +33,10 @@ use warm::Stock;
 
 pub use owner::Owner;
 
-/// How long a backend has to undo what a session has left behind, to answer NOOP, to let a link go.
+/// How long a backend has to undo what a session has left behind.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it has to show that a link still lives; a new one is opened then.
+pub const HANDOVER: Duration = Duration::from_secs(2);
 /// A link that was heard from since then need not be asked whether it lives.
 const FRESH: Duration = Duration::from_secs(3);
 /// So many links may have come back and not been looked at yet.
@@ -48,7 +51,7 @@ pub struct Pool {
     /// How many of these wait, in all.
     idle: AtomicUsize,
     stocks: Vec<Arc<Stock>>,
-    returned: mpsc::Sender<(u64, Return)>,
+    returned: mpsc::Sender<Return>,
     /// How often links were sent away: those that were on their way here then are not kept either.
     dismissals: AtomicU64,
 }
@@ -64,15 +67,23 @@ struct Links {
 /// Somebody is logged in who may leave a link behind, or has left one.
 #[derive(Debug)]
 pub struct Stake {
+    // Dropped before it is asked who else has them.
+    links: Arc<Links>,
+    visit: Visit,
+}
+
+/// When this is dropped the account is forgotten, unless somebody else has a stake in it.
+#[derive(Debug)]
+struct Visit {
     pool: Arc<Pool>,
     owner: Owner,
-    links: Arc<Links>,
 }
 
 /// What tells the links of one account apart.
 #[derive(Debug)]
 struct Label {
     credentials: Fingerprint,
+    client: Option<IpAddr>,
     mailbox: Box<[u8]>,
 }
 
@@ -81,7 +92,7 @@ struct Counted<'p>(&'p AtomicUsize);
 
 /// Where links come back that may be used again.
 #[derive(Debug)]
-pub struct Returns(mpsc::Receiver<(u64, Return)>);
+pub struct Returns(mpsc::Receiver<Return>);
 
 /// A link that may be used again.
 #[derive(Debug)]
@@ -92,6 +103,8 @@ pub struct Return {
     pub link: Link<Used>,
     /// It cannot be used by its user again, only by nobody.
     pub marked: bool,
+    /// [`Pool::dismissals`], from before it was certain that its user was not sent away.
+    pub dismissals: u64,
 }
 
 impl Pool {
@@ -121,33 +134,28 @@ impl Pool {
     }
 
     /// Whose the link of this login is; `None`: it is not for anybody's use again.
-    pub fn owner(&self, route: &Route, login: &Login) -> Option<Owner> {
-        Owner::new(&self.key, route, login)
+    pub fn owner(&self, route: &Route, login: &Login, client: IpAddr) -> Option<Owner> {
+        Owner::new(&self.key, route, login, client)
     }
 
     /// A link that its owner may have, alive a moment ago; or why there is none.
     ///
     /// # Errors
     /// What to call it.
-    pub async fn take(&self, owner: &Owner) -> Result<Link<LoggedIn>, Checkout> {
-        let Some(links) = self.users.get(&owner.account).map(|links| Arc::clone(&links)) else {
+    pub async fn take(self: &Arc<Self>, owner: &Owner) -> Result<(Link<LoggedIn>, Stake), Checkout> {
+        if !self.users.contains_key(&owner.account) {
             return Err(Checkout::Miss);
-        };
-        let taken = Self::take_from(&links, owner).await;
-        drop(links);
-        // Whose last stake went while we held on to it could not do this.
-        self.users.remove_if(&owner.account, |_, links| Arc::strong_count(links) == 1);
-        taken
-    }
-
-    async fn take_from(links: &Links, owner: &Owner) -> Result<Link<LoggedIn>, Checkout> {
+        }
+        let stake = self.stake(owner.clone());
         let mut why = Checkout::Miss;
         loop {
-            match links.shelf.take(|label| label.credentials.is(&owner.credentials)).await {
+            match stake.links.shelf.take(|label| label.fits(owner)).await {
                 // Said once more by the link itself: whatever the shelf held, it is this user's.
-                Taken::Link(link) if *link.user() == owner.account.user => return Ok(link),
+                Taken::Link(link) if *link.user() == owner.user => return Ok((link, stake)),
                 Taken::Link(_) | Taken::Dead => why = Checkout::Dead,
-                Taken::NoneFits if why == Checkout::Miss => return Err(Checkout::WrongCredential),
+                Taken::NoneFits if why == Checkout::Miss && !stake.is_proven() => {
+                    return Err(Checkout::WrongCredential);
+                }
                 Taken::NoneFits | Taken::Empty => return Err(why),
             }
         }
@@ -158,17 +166,23 @@ impl Pool {
         self.stock(backend)?.take().await
     }
 
-    /// Somebody is logged in. Where the backend has just accepted the credentials (`fresh`), links that were made with others
-    /// end, now or when their sessions do: the password may have been changed because somebody else knew it.
-    pub fn enrol(self: &Arc<Self>, owner: Owner, fresh: bool) -> Stake {
-        let links = Arc::clone(&self.users.entry(owner.account.clone()).or_default());
-        let mut proven = links.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if fresh || proven.is_none() {
-            *proven = Some(owner.credentials.clone());
-            links.shelf.dismiss(|label| !label.credentials.is(&owner.credentials));
+    /// Somebody whose link can be used again has just been let in by the backend.
+    pub fn enrol(self: &Arc<Self>, owner: Owner) -> Stake {
+        let stake = self.stake(owner);
+        stake.links.prove(&stake.visit.owner.credentials);
+        stake
+    }
+
+    /// Somebody has just been let in by the backend whose link will not be used again. That of others may be there.
+    pub fn proven(&self, owner: &Owner) {
+        if let Some(links) = self.users.get(&owner.account) {
+            links.prove(&owner.credentials);
         }
-        drop(proven);
-        Stake { pool: Arc::clone(self), owner, links }
+    }
+
+    fn stake(self: &Arc<Self>, owner: Owner) -> Stake {
+        let links = Arc::clone(&self.users.entry(owner.account.clone()).or_default());
+        Stake { links, visit: Visit { pool: Arc::clone(self), owner } }
     }
 
     /// Ends the links of a user, by the client's name, wherever they lead.
@@ -180,12 +194,17 @@ impl Pool {
         }
     }
 
+    /// How often links were sent away. Who gives one back asks this first, and then whether its user was sent away.
+    pub fn dismissals(&self) -> u64 {
+        self.dismissals.load(Ordering::SeqCst)
+    }
+
     /// Takes a link back. Where more come than can be looked after, it is closed.
     pub fn give_back(&self, returned: Return) {
         if let Err(mpsc::error::TrySendError::Full(returned) | mpsc::error::TrySendError::Closed(returned)) =
-            self.returned.try_send((self.dismissals.load(Ordering::SeqCst), returned))
+            self.returned.try_send(returned)
         {
-            returned.1.stake.owner.account.backend.metrics.evicted(Eviction::Full);
+            returned.stake.backend().metrics.evicted(Eviction::Full);
         }
     }
 
@@ -197,8 +216,8 @@ impl Pool {
         }
         loop {
             tokio::select! {
-                Some((dismissals, returned)) = returns.0.recv() => {
-                    tasks.spawn(Arc::clone(&self).keep(returned, dismissals));
+                Some(returned) = returns.0.recv() => {
+                    tasks.spawn(Arc::clone(&self).keep(returned));
                 }
                 Some(_) = tasks.join_next() => {}
                 else => return,
@@ -207,9 +226,9 @@ impl Pool {
     }
 
     /// Cleans a link and keeps it until it is taken or its time is over.
-    async fn keep(self: Arc<Self>, returned: Return, dismissals: u64) {
-        let Return { stake, link, marked } = returned;
-        let backend = Arc::clone(&stake.owner.account.backend);
+    async fn keep(self: Arc<Self>, returned: Return) {
+        let Return { stake, link, marked, dismissals } = returned;
+        let backend = Arc::clone(stake.backend());
         let resetting = backend.metrics.resetting();
         let link = match timeout(PATIENCE, link.reset()).await {
             Ok(Ok(link)) => link,
@@ -221,26 +240,35 @@ impl Pool {
             }
         };
         drop(resetting);
-        if marked {
-            return self.let_go(link, &backend, Eviction::Dirty).await;
-        }
-        let Some(_counted) = self.count() else { return self.let_go(link, &backend, Eviction::Full).await };
-        let Some((slot, wanted)) = stake.offer(self.settings.reuse_per_user) else {
-            return self.let_go(link, &backend, Eviction::Full).await;
-        };
-        // Asked once it is there to be sent away: whoever sends links away now, sees this one.
-        if !stake.is_proven() || self.dismissals.load(Ordering::SeqCst) != dismissals {
-            stake.links.shelf.withdraw(slot);
-            return self.let_go(link, &backend, Eviction::Credential).await;
-        }
-        let idle = backend.metrics.idle();
-        let leftover = self.hold(link, wanted, &backend).await;
-        drop(idle);
-        stake.links.shelf.withdraw(slot);
+        let leftover =
+            if marked { Some((link, Eviction::Dirty)) } else { self.shelve(link, &stake, dismissals, &backend).await };
         drop(stake);
         if let Some((link, why)) = leftover {
             self.let_go(link, &backend, why).await;
         }
+    }
+
+    /// Offers a link to its user until it is taken. What is given back is to be let go.
+    async fn shelve(
+        &self,
+        link: Link<LoggedIn>,
+        stake: &Stake,
+        dismissals: u64,
+        backend: &Arc<Backend>,
+    ) -> Option<(Link<LoggedIn>, Eviction)> {
+        let Some(_counted) = self.count() else { return Some((link, Eviction::Full)) };
+        let Some((slot, wanted)) = stake.offer(self.settings.reuse_per_user) else {
+            return Some((link, Eviction::Full));
+        };
+        // Asked once it is there to be sent away: whoever sends links away now, sees this one.
+        let leftover = if stake.is_proven() && self.dismissals() == dismissals {
+            let _idle = backend.metrics.idle();
+            self.hold(link, wanted, backend).await
+        } else {
+            Some((link, Eviction::Credential))
+        };
+        stake.links.shelf.withdraw(slot);
+        leftover
     }
 
     /// Holds a link until somebody takes it, or it is to go for another reason.
@@ -251,6 +279,8 @@ impl Pool {
         backend: &Arc<Backend>,
     ) -> Option<(Link<LoggedIn>, Eviction)> {
         let since = Instant::now();
+        let (waits, lives) = (jittered(self.settings.reuse_ttl), jittered(self.settings.reuse_lifetime));
+        let time = waits.min(lives.saturating_sub(link.logged_in().elapsed()));
         let place_wanted = link.place().wanted();
         let taker = tokio::select! {
             // First of all whether it lives: what it has said is read before it is given to anybody.
@@ -266,10 +296,13 @@ impl Pool {
             },
             () = place_wanted => return Some((link, Eviction::Wanted)),
             () = backend.closes() => return Some((link, Eviction::Closing)),
-            () = sleep(jittered(self.settings.reuse_ttl)) => return Some((link, Eviction::Age)),
+            () = sleep(time) => return Some((link, Eviction::Age)),
         };
-        let checked =
-            if since.elapsed() < FRESH { Some(link) } else { timeout(PATIENCE, link.check()).await.ok()?.ok() };
+        let checked = if since.elapsed() < FRESH {
+            Some(link)
+        } else {
+            timeout(HANDOVER, link.check()).await.ok().and_then(Result::ok)
+        };
         match checked {
             // Who wanted it may have gone away meanwhile; the link goes too then.
             Some(link) => drop(taker.send(link)),
@@ -288,8 +321,7 @@ impl Pool {
                     Arc::clone(stock).keep(link).await;
                 }
             }
-            // Whatever comes of it, the link is closed.
-            None => drop(timeout(PATIENCE, link.log_out()).await),
+            None => link.log_out().await,
         }
     }
 
@@ -303,23 +335,44 @@ impl Pool {
     }
 }
 
-impl Stake {
-    fn offer(&self, most: usize) -> Option<(shelf::Slot, shelf::Wanted<Link<LoggedIn>>)> {
-        let Owner { credentials, mailbox, .. } = &self.owner;
-        self.links.shelf.offer(Label { credentials: credentials.clone(), mailbox: mailbox.clone() }, most)
-    }
-
-    /// The backend has accepted no other credentials since.
-    fn is_proven(&self) -> bool {
-        let proven = self.links.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        proven.as_ref().is_some_and(|proven| proven.is(&self.owner.credentials))
+impl Links {
+    /// The backend has just accepted these credentials. Links that were made with others end, now or when their sessions do:
+    /// the password may have been changed because somebody else knew it.
+    fn prove(&self, credentials: &Fingerprint) {
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        *proven = Some(credentials.clone());
+        self.shelf.dismiss(|label| !label.credentials.is(credentials));
     }
 }
 
-impl Drop for Stake {
+impl Label {
+    fn fits(&self, owner: &Owner) -> bool {
+        self.client == owner.client && self.credentials.is(&owner.credentials)
+    }
+}
+
+impl Stake {
+    fn offer(&self, most: usize) -> Option<(shelf::Slot, shelf::Wanted<Link<LoggedIn>>)> {
+        let Owner { credentials, client, mailbox, .. } = &self.visit.owner;
+        let label = Label { credentials: credentials.clone(), client: *client, mailbox: mailbox.clone() };
+        self.links.shelf.offer(label, most)
+    }
+
+    /// The backend has accepted no other credentials since.
+    pub fn is_proven(&self) -> bool {
+        let proven = self.links.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        proven.as_ref().is_some_and(|proven| proven.is(&self.visit.owner.credentials))
+    }
+
+    fn backend(&self) -> &Arc<Backend> {
+        &self.visit.owner.account.backend
+    }
+}
+
+impl Drop for Visit {
     fn drop(&mut self) {
-        // This one and the map's own: nobody else is there.
-        self.pool.users.remove_if(&self.owner.account, |_, links| Arc::strong_count(links) <= 2);
+        // The map's own alone: nobody else is there.
+        self.pool.users.remove_if(&self.owner.account, |_, links| Arc::strong_count(links) == 1);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who may have a link again: whoever has proven the same thing to the same backend as the one for whom it was logged in.
 
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
@@ -14,8 +15,8 @@ use crate::imap::{Credentials, Login, UserName};
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) backend: Arc<Backend>,
-    /// By the backend's name.
-    pub(super) user: UserName,
+    /// By the backend's name, normalised: however it is spelled, a new password ends what was made with the old one.
+    user: Box<[u8]>,
 }
 
 impl PartialEq for Account {
@@ -37,6 +38,10 @@ impl Hash for Account {
 #[derive(Debug, Clone)]
 pub struct Owner {
     pub(super) account: Account,
+    /// By the backend's name, as it was spelled.
+    pub(super) user: UserName,
+    /// Where the client is, if the backend was told so and may have judged by it.
+    pub(super) client: Option<IpAddr>,
     /// The mailbox's user by the client's name, normalised: operators know it by that.
     pub(super) mailbox: Box<[u8]>,
     pub(super) credentials: Fingerprint,
@@ -55,7 +60,7 @@ impl Fingerprint {
 impl Owner {
     /// Of the link of this login; `None`: of nobody, for only the client could prove again what it proves there (SCRAM), or it
     /// proves nothing (a certificate).
-    pub(super) fn new(key: &hmac::Key, route: &Route, login: &Login) -> Option<Self> {
+    pub(super) fn new(key: &hmac::Key, route: &Route, login: &Login, client: IpAddr) -> Option<Self> {
         // Each part with its length in front, so that no two lists of parts look alike.
         let parts: [&[u8]; 5] = match (&route.login, &login.credentials) {
             (LoginAs::Client, Credentials::Password(secret)) => {
@@ -78,7 +83,9 @@ impl Owner {
             text.extend_from_slice(part);
         }
         Some(Self {
-            account: Account { backend: Arc::clone(&route.backend), user: route.user.clone() },
+            account: Account { backend: Arc::clone(&route.backend), user: route.user.normalised() },
+            user: route.user.clone(),
+            client: route.backend.config.forward_id.then_some(client),
             mailbox: login.authzid.as_ref().unwrap_or(&login.user).normalised(),
             credentials: Fingerprint(hmac::sign(key, &text)),
         })

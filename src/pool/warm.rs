@@ -3,15 +3,16 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
+use super::jittered;
 use super::shelf::{Shelf, Taken};
-use super::{PATIENCE, jittered};
 use crate::backend::{Aspect, Backend};
 use crate::config;
 use crate::link::{Dialling, Greeted, Link};
@@ -23,6 +24,8 @@ const SLOW_START: Duration = Duration::from_millis(500);
 const SHORTEST: Duration = Duration::from_millis(10);
 /// Between attempts that fail: at most this.
 const LONGEST: Duration = Duration::from_mins(1);
+/// A link that ends before has not been of use to anybody: the backend does not want it.
+const EARLY: Duration = Duration::from_secs(5);
 /// How often it is looked whether the backend is back, or has a place to spare.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,8 @@ pub(super) struct Stock {
     shelf: Shelf<Link<Greeted>>,
     /// Told when there is one fewer.
     taken: Notify,
+    /// Since the last look at this the backend has ended a link that it had just greeted.
+    ended_early: AtomicBool,
 }
 
 impl Stock {
@@ -45,6 +50,7 @@ impl Stock {
             ttl: settings.warm_ttl,
             shelf: Shelf::default(),
             taken: Notify::new(),
+            ended_early: AtomicBool::new(false),
         }
     }
 
@@ -77,6 +83,11 @@ impl Stock {
             let mut taken = pin!(self.taken.notified());
             taken.as_mut().enable();
             while keepers.try_join_next().is_some() {}
+            if self.ended_early.swap(false, Ordering::Relaxed) {
+                // Four times, since the link that has ended had halved it.
+                pause = longer(pause * 4);
+                sleep(jittered(pause)).await;
+            }
             if self.backend.is_draining() || !self.backend.is_up() {
                 pause = SLOW_START;
                 sleep(LOOK).await;
@@ -99,7 +110,7 @@ impl Stock {
                 Err(error) => {
                     self.backend.metrics.error(error.kind.unwrap_or(BackendError::Connect));
                     self.backend.failed(Aspect::Reach, None, &error.detail);
-                    (pause * 2).clamp(SLOW_START, LONGEST)
+                    longer(pause * 2)
                 }
             };
             sleep(jittered(pause)).await;
@@ -109,6 +120,7 @@ impl Stock {
     /// Keeps a link until somebody takes it, or it is to go for another reason.
     pub(super) async fn keep(self: Arc<Self>, mut link: Link<Greeted>) {
         let Some((slot, wanted)) = self.shelf.offer((), self.most) else { return link.log_out().await };
+        let born = Instant::now();
         let waiting = self.backend.metrics.warm();
         let place_wanted = link.place().wanted();
         let leftover = tokio::select! {
@@ -117,6 +129,7 @@ impl Stock {
             error = link.watch() => {
                 debug!(backend = self.backend.config.name, why = error.detail, "a warm link has ended");
                 self.backend.metrics.evicted(Eviction::Dead);
+                self.ended_early.fetch_or(born.elapsed() < EARLY, Ordering::Relaxed);
                 None
             }
             taker = wanted => {
@@ -135,8 +148,11 @@ impl Stock {
         self.taken.notify_one();
         if let Some((link, why)) = leftover {
             self.backend.metrics.evicted(why);
-            // Whatever comes of it, the link is closed.
-            let _ = timeout(PATIENCE, link.log_out()).await;
+            link.log_out().await;
         }
     }
+}
+
+fn longer(pause: Duration) -> Duration {
+    pause.clamp(SLOW_START, LONGEST)
 }

@@ -276,9 +276,11 @@ where
         if self.to_backend.is_held_up() || !(self.to_client.is_clear() || broken) {
             return false;
         }
-        if let Some(tag) = self.follower.logout_tag() {
-            self.to_client.end_with(&[b"* BYE Logging out\r\n", tag, b" OK Logout completed.\r\n"].concat());
-        }
+        // Also a client that has only ended its own side is still to hear all of the last answer.
+        self.to_client.end_with(&match self.follower.logout_tag() {
+            Some(tag) => [b"* BYE Logging out\r\n", tag, b" OK Logout completed.\r\n"].concat(),
+            None => Vec::new(),
+        });
         self.ending.get_or_insert(Ending::ClientLogout);
         self.keeping = Keeping::Sure { reset, marked };
         true
@@ -293,10 +295,10 @@ where
         true
     }
 
-    /// The link is kept, and the client has heard so or is gone.
+    /// The link is kept, and the client has heard all or cannot hear any more.
     fn is_settled(&self) -> bool {
-        let gone = matches!(self.to_backend.found(), Some(Found::End | Found::ReadFailed));
-        matches!(self.keeping, Keeping::Sure { .. }) && (gone || self.to_client.is_over())
+        let broken = self.to_backend.found() == Some(Found::ReadFailed);
+        matches!(self.keeping, Keeping::Sure { .. }) && (broken || self.to_client.is_over())
     }
 
     fn into_kept(self) -> Option<Kept<B>> {
@@ -367,6 +369,8 @@ where
     /// The next moment at which patience ends, and what the session has then come to.
     fn deadline(&self) -> (Instant, Ending) {
         let quiet = match self.ending {
+            // Its LOGOUT is held back until a command is answered, which the backend has no reason to hurry.
+            None if self.follower.logout() => (after(self.progress, self.times.half_closed), Ending::ClientLogout),
             None => (after(self.progress, self.times.idle), Ending::IdleTimeout),
             Some(ending) => (after(self.progress, self.times.half_closed), ending),
         };

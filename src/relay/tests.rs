@@ -893,3 +893,45 @@ proptest! {
         prop_assert!(ends.chain([0]).any(|end| end == before.len()), "{}", got.escape_ascii());
     }
 }
+
+/// A relay whose link is to be kept, and what is at the other ends of it.
+fn keeping(
+    near_client: OnFlush,
+    rig_: Rig,
+) -> (impl Future<Output = (Report, Option<Kept<DuplexStream>>)>, DuplexStream, watch::Sender<Phase>) {
+    let Rig { backend, near_backend, stop, phase, .. } = rig_;
+    (relay(near_client, near_backend, terms(Duration::ZERO, true), stop, nobody()), backend, phase)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_ended_its_side_hears_the_whole_answer_although_the_link_is_kept() {
+    let (mut client, near_client) = duplex(4096);
+    let (relayed, mut backend, _phase) = keeping(OnFlush { stream: near_client, waiting: Vec::new() }, rig(1 << 20));
+    let ((report_, kept), said) = join!(relayed, async {
+        client.write_all(b"a FETCH 1 BODY[]\r\n").await.expect("taken");
+        client.shutdown().await.expect("half closed");
+        read_some(&mut backend, 18).await;
+        let said = [&b"* 1 FETCH (BODY[] {20000}\r\n"[..], &pattern(20_000), b")\r\na OK done\r\n"].concat();
+        backend.write_all(&said).await.expect("taken");
+        settle().await;
+        assert!(read_all(&mut client).await == said, "whole");
+        said
+    });
+    assert_eq!(report_, report(Ending::ClientClosed, 18, said.len() as u64));
+    assert_eq!(kept.map(|kept| kept.reset.unselect), Some(false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_behind_a_command_that_is_never_answered_does_not_wait_like_an_idle_session() {
+    let (mut client, near_client) = duplex(4096);
+    let (relayed, mut backend, _phase) = keeping(OnFlush { stream: near_client, waiting: Vec::new() }, rig(64));
+    let started = Instant::now();
+    let ((report_, kept), ()) = join!(relayed, async {
+        client.write_all(b"a CHECK\r\nb LOGOUT\r\n").await.expect("taken");
+        assert_eq!(read_some(&mut backend, 9).await, b"a CHECK\r\n");
+        assert_eq!(read_all(&mut client).await, b"");
+    });
+    assert_eq!(report_.ending, Ending::ClientLogout);
+    assert_eq!(started.elapsed(), TIMES.half_closed);
+    assert!(kept.is_none());
+}

@@ -8,7 +8,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
-use crate::backend::{Aspect, Backend, Presence, Route};
+use crate::backend::{Aspect, Backend, Place, Presence, Route};
 use crate::config::Pooling;
 use crate::dialogue::Dialogue;
 use crate::imap::{Login, UserName, Welcome};
@@ -17,7 +17,7 @@ use crate::link::{Caller, Greeted, Link, LinkError, LoggedIn, Progress};
 use crate::metrics::{BackendError, Checkout};
 use crate::origin::Origin;
 use crate::outcome::{Ending, Refusal};
-use crate::pool::{Owner, Stake};
+use crate::pool::{HANDOVER, Owner, Stake};
 use crate::routing::{Asker, NoRoute};
 use crate::server::{Door, State};
 use crate::sessions::Ticket;
@@ -254,35 +254,46 @@ impl<'a> Attempt<'a> {
         budget: &mut Instant,
     ) -> Result<Entered, Failed> {
         let pool = &self.server.pool;
-        let owner = if pooling(route) == Pooling::Reuse { pool.owner(route, self.login) } else { None };
+        let owner = pool.owner(route, self.login, self.client.origin.client.ip());
+        let reuses = pooling(route) == Pooling::Reuse;
         let mut checkout = Checkout::Miss;
-        if let Some(owner) = owner.clone() {
-            match timeout_at(*budget, self.take(&owner, dialogue.id())).await.unwrap_or(Err(Checkout::Dead)) {
-                Ok(link) => {
+        if let Some(owner) = owner.as_ref().filter(|_| reuses) {
+            let began = Instant::now();
+            let taken = timeout_at((began + HANDOVER).min(*budget), self.take(owner, dialogue.id())).await;
+            match taken.unwrap_or(Err(Checkout::Dead)) {
+                Ok((link, stake)) => {
                     route.backend.metrics.checked_out(Checkout::Hit);
                     let welcome = link.welcome().clone();
-                    return Ok(Entered { link, welcome, stake: Some(pool.enrol(owner, false)) });
+                    return Ok(Entered { link, welcome, stake: Some(stake) });
                 }
                 Err(why) => checkout = why,
             }
+            // A link that hangs takes nothing from the time that a new one has.
+            *budget += began.elapsed();
         }
         let Some(pending) = route.backend.attempt() else {
             return Err(Failed::Client(Refusal::BackendDown.into()));
         };
         let mut aspect = Aspect::Reach;
         let entering = async {
-            if let Some(link) = self.take_warm(route, dialogue.id()).await? {
+            // First, so that nobody holds a link of the stock while it waits for its turn.
+            let mut place = self.place(route).await?;
+            if let Some(mut link) = self.take_warm(route, dialogue.id()).await {
                 aspect = Aspect::Login;
+                link.place().give_to(place);
                 match link.log_in(route, self.login).await {
                     // Closed in the moment in which it was taken, perhaps: that says nothing of the login yet.
-                    Err(error) if error.kind == Some(BackendError::Closed) => aspect = Aspect::Reach,
+                    Err(error) if error.kind == Some(BackendError::Closed) => {
+                        aspect = Aspect::Reach;
+                        place = self.place(route).await?;
+                    }
                     done => {
                         checkout = Checkout::Warm;
                         return done;
                     }
                 }
             }
-            let link = self.open(route, dialogue.id()).await?;
+            let link = self.open(route, place, dialogue.id()).await?;
             route.backend.succeeded(Aspect::Reach);
             aspect = Aspect::Login;
             link.log_in(route, self.login).await
@@ -298,7 +309,13 @@ impl<'a> Attempt<'a> {
                     if pooling(route) != Pooling::Off {
                         route.backend.metrics.checked_out(checkout);
                     }
-                    let stake = owner.map(|owner| pool.enrol(owner, true));
+                    let stake = owner.and_then(|owner| {
+                        if reuses {
+                            return Some(pool.enrol(owner));
+                        }
+                        pool.proven(&owner);
+                        None
+                    });
                     return Ok(Entered { link, welcome, stake });
                 }
                 Progress::Challenge(link, challenge) => {
@@ -347,34 +364,44 @@ impl<'a> Attempt<'a> {
     }
 
     /// A link that waits for this very user.
-    async fn take(&self, owner: &Owner, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Link<LoggedIn>, Checkout> {
+    async fn take(&self, owner: &Owner, id: &[(Vec<u8>, Vec<u8>)]) -> Result<(Link<LoggedIn>, Stake), Checkout> {
         loop {
-            let link = self.server.pool.take(owner).await?;
-            // One that has died meanwhile is not the last, perhaps.
-            if let Ok(link) = link.introduce(&self.caller(id), owner.backend().config.forward_id).await {
-                return Ok(link);
+            let (link, stake) = self.server.pool.take(owner).await?;
+            // One that has died meanwhile is not the last, perhaps; and the password may have been changed meanwhile.
+            if let Ok(link) = link.introduce(&self.caller(id), owner.backend().config.forward_id).await
+                && stake.is_proven()
+            {
+                return Ok((link, stake));
             }
         }
     }
 
     /// A link that waits for anybody.
-    async fn take_warm(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Option<Link<Greeted>>, LinkError> {
-        let backend = &route.backend;
+    async fn take_warm(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Option<Link<Greeted>> {
         if pooling(route) == Pooling::Off {
-            return Ok(None);
+            return None;
         }
-        while let Some(mut link) = self.server.pool.take_warm(backend).await {
-            backend.give(link.place(), &route.user, self.patience()).await.map_err(LinkError::limited)?;
-            if link.identify(&self.caller(id), backend.config.forward_id).await.is_ok() {
-                return Ok(Some(link));
+        loop {
+            let mut link = self.server.pool.take_warm(&route.backend).await?;
+            if link.identify(&self.caller(id), route.backend.config.forward_id).await.is_ok() {
+                return Some(link);
             }
         }
-        Ok(None)
     }
 
-    async fn open(&self, route: &Route, id: &[(Vec<u8>, Vec<u8>)]) -> Result<Link<Greeted>, LinkError> {
+    /// A place among the user's.
+    async fn place(&self, route: &Route) -> Result<Place, LinkError> {
+        route.backend.place_of(&route.user, self.patience()).await.map_err(LinkError::limited)
+    }
+
+    async fn open(
+        &self,
+        route: &Route,
+        mut place: Place,
+        id: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<Link<Greeted>, LinkError> {
         let backend = &route.backend;
-        let place = backend.place(&route.user, self.patience()).await.map_err(LinkError::limited)?;
+        backend.complete(&mut place, self.patience()).await.map_err(LinkError::limited)?;
         let caller = self.caller(id);
         let link =
             Link::open(backend, &self.server.dialling, Some(&caller), self.server.timeouts.backend_connect).await?;

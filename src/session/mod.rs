@@ -273,8 +273,13 @@ impl Session {
         drop(active);
         match (kept, stake.zip(lent)) {
             (Some(Kept { stream, reset, marked }), Some((stake, lent))) => {
+                let pool = &self.server.pool;
                 let link = lent.returned(stream.into_inner(), reset);
-                self.server.pool.give_back(Return { stake, link, marked });
+                let dismissals = pool.dismissals();
+                // In that order: whoever sends the user away tells its sessions first.
+                if !ticket.is_told() {
+                    pool.give_back(Return { stake, link, marked, dismissals });
+                }
             }
             (None, Some(_)) if report.ending.side() == Side::Client => backend.metrics.evicted(Eviction::Dirty),
             _ => {}

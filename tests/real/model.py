@@ -36,8 +36,6 @@ from world import MAILMUX, Dovecot, Mailmux, free_port, make_certificates, until
 SECONDS = float(os.environ.get("MODEL_SECONDS", "15"))
 SEED = int(os.environ.get("MODEL_SEED") or random.SystemRandom().randrange(1 << 32))
 POOL = os.environ.get("MODEL_POOL", "reuse")
-# Short, so that links are both handed over and given up.
-POOL_SETTINGS = '[pool]\nwarm = 2\nreuse_ttl = "3s"\nreuse_max = 1000\n'
 LAST = 30
 
 # Wrong passwords are answered at once, and many sessions may begin in a second.
@@ -97,8 +95,7 @@ class Model(unittest.TestCase):
         self.accounts = [self.account(user, words[user], kind, user in changing) for user, kind in home.items()]
         (self.folder / "users.map").write_text("".join(f"{user}\t{kind}\n" for user, kind in home.items()))
         self.ports = [free_port(), free_port()]
-        self.pool = self.pool_if_there()
-        self.mailmux = Mailmux(self.folder, self.config(self.pool))
+        self.mailmux = Mailmux(self.folder, self.config())
         self.addCleanup(self.mailmux.stop)
 
     def account(self, user, password, kind, changes):
@@ -116,7 +113,7 @@ class Model(unittest.TestCase):
         account.direct(b"APPEND %s {%d+}\r\n%s" % (box.name, len(body), body))
         box.add(body, [])
 
-    def config(self, pool):
+    def config(self):
         backends = "".join(
             f'[[backend]]\nname = "{kind}"\naddress = "127.0.0.1:{server.port}"\ntls = "none"\n'
             for kind, server in self.servers.items()
@@ -140,8 +137,11 @@ type = "file"
 path = "users.map"
 [[route]]
 lookup = "users"
-{f'pool = "{pool}"' if pool else ""}
-{POOL_SETTINGS if pool else ""}
+pool = "{POOL}"
+[pool]
+warm = {0 if POOL == "off" else 2}
+reuse_ttl = "3s"
+reuse_max = 1000
 [server]
 drain_timeout = "1s"
 [timeouts]
@@ -152,20 +152,10 @@ logins_per_user = "off"
 failures_per_user = "off"
 """
 
-    def pool_if_there(self):
-        """While mailmux has no pool yet, the test runs without."""
-        path = self.folder / "try.toml"
-        path.write_text(self.config(POOL))
-        done = subprocess.run([MAILMUX, "check", "--config", path], capture_output=True, timeout=60)
-        if done.returncode == 0:
-            return POOL
-        print(f'\n    NOT POOLING: this mailmux does not take pool = "{POOL}":\n{done.stderr.decode()}')
-        return None
-
     def test_random_clients_are_told_what_is_theirs_and_right(self):
         context = ssl.create_default_context(cafile=self.folder / "ca.pem")
-        steps = Steps(self.rng, self.accounts, self.ports, context, either=self.pool == "reuse")
-        print(f"\n    seed {SEED}, {SECONDS:.0f} s, pool {self.pool}", flush=True)
+        steps = Steps(self.rng, self.accounts, self.ports, context, either=POOL == "reuse")
+        print(f"\n    seed {SEED}, {SECONDS:.0f} s, pool {POOL}", flush=True)
         end = time.monotonic() + SECONDS
         try:
             while time.monotonic() < end:
@@ -180,21 +170,24 @@ failures_per_user = "off"
 
     def count(self):
         """What reached the backends, by their logs, is what was logged in through mailmux, but for what was reused."""
-        hits = self.mailmux.metric('mailmux_pool_checkouts_total{outcome="hit"}')
+        series = [f'mailmux_pool_checkouts_total{{backend="{kind}",outcome="hit"}}' for kind in self.servers]
+        hits = sum(self.mailmux.metric(name) for name in series)
         certain = sum(account.count["logins"] for account in self.accounts)
         perhaps = certain + sum(account.count["unknown"] for account in self.accounts)
 
         def reached():
             return {account.user: account.server.logins(account.user) - account.count["direct"] for account in self.accounts}
 
-        until(lambda: sum(reached().values()) + hits >= certain, f"{certain} logins to be in the backends' logs")
-        there = reached()
-        print("    " + "".join(f"{word:>9}" for word in ["user", "server", *self.accounts[0].count, "reached"]))
-        for account in self.accounts:
-            words = [account.user, account.kind, *account.count.values(), there[account.user]]
-            print("    " + "".join(f"{word:>9}" for word in words))
-        print(f"    {Connection.step} steps, {certain} logins and perhaps {perhaps - certain} more,", end=" ")
-        print(f"{sum(there.values())} reached a backend, {hits:.0f} were reused", flush=True)
+        try:
+            until(lambda: sum(reached().values()) + hits >= certain, f"{certain} logins to be in the backends' logs")
+        finally:
+            there = reached()
+            print("    " + "".join(f"{word:>9}" for word in ["user", "server", *self.accounts[0].count, "reached"]))
+            for account in self.accounts:
+                words = [account.user, account.kind, *account.count.values(), there[account.user]]
+                print("    " + "".join(f"{word:>9}" for word in words))
+            print(f"    {Connection.step} steps, {certain} logins and perhaps {perhaps - certain} more,", end=" ")
+            print(f"{sum(there.values())} reached a backend, {hits:.0f} were reused", flush=True)
         self.assertLessEqual(sum(there.values()) + hits, perhaps, "logins that nobody asked for")
 
 

@@ -349,3 +349,114 @@ async fn a_lookup_can_say_pool_too_and_a_backend_that_is_told_addresses_is_never
         assert_eq!(call.hear_command().await, if kept { "NOOP" } else { "LOGOUT" });
     }
 }
+
+#[tokio::test]
+async fn a_link_ends_in_time_however_soon_it_might_be_wanted_again() {
+    let (server, backend) = world("reuse", "", "[pool]\nreuse_ttl = \"1h\"\nreuse_lifetime = \"100ms\"\n").await;
+    let (mut client, mut call) = enter(&server, &backend, "ann", "secret").await;
+    log_out(&mut client).await;
+    clean(&mut call, "NOOP").await;
+    assert_eq!(call.hear_command().await, "LOGOUT");
+    assert_eq!(server.metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"age\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_new_password_ends_older_links_however_the_name_is_spelled_and_whatever_the_route() {
+    let backend = Backend::listen().await;
+    let config = format!(
+        "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n\
+         [[listener]]\nname = \"other\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n\
+         {}[[route]]\nlistener = \"plain\"\nbackend = \"blue\"\npool = \"reuse\"\n\
+         [[route]]\nbackend = \"blue\"\n",
+        backend.section("blue")
+    );
+    let server = Running::start(Path::new("."), &config);
+    let (mut old, mut olds) = enter(&server, &backend, "ANN", "secret").await;
+    log_out(&mut old).await;
+    clean(&mut olds, "NOOP").await;
+    server.until_metric(IDLE, 1.0).await;
+    let (mut new, mut news) = enter(&server, &backend, "ann", "changed").await;
+    assert_eq!(olds.hear_command().await, "LOGOUT");
+    log_out(&mut new).await;
+    clean(&mut news, "NOOP").await;
+    server.until_metric(IDLE, 1.0).await;
+    // By a way on which nothing is pooled.
+    let mut client = Client::connect(server.at("other")).await;
+    client.hear(GREETING).await;
+    client.say("a LOGIN Ann changed-again\r\n").await;
+    let (_call, _) = backend.let_in().await;
+    assert_eq!(news.hear_command().await, "LOGOUT");
+}
+
+#[tokio::test]
+async fn who_comes_from_elsewhere_gets_a_link_of_its_own_where_the_backend_is_told_so() {
+    for forward in [true, false] {
+        let backend = Backend::listen().await;
+        let config = format!(
+            "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n\
+             id_from = [\"127.0.0.1\"]\nallow_plaintext = true\n\
+             {}[[route]]\nbackend = \"blue\"\npool = \"reuse\"\n",
+            backend.section("blue").replace("forward_id = false", &format!("forward_id = {forward}"))
+        );
+        let server = Running::start(Path::new("."), &config);
+        for (round, address) in ["192.0.2.1", "192.0.2.2"].into_iter().enumerate() {
+            let mut client = Client::connect(server.at("plain")).await;
+            client.hear(GREETING).await;
+            client.say(format!("i ID (\"x-originating-ip\" \"{address}\")\r\n")).await;
+            client.hear("* ID (\"name\" \"mailmux\")\r\ni OK ID completed.\r\n").await;
+            client.say("a LOGIN ann secret\r\n").await;
+            if forward || round == 0 {
+                let mut call = backend.accept().await;
+                call.say(b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR] friendly\r\n").await;
+                call.hear_command().await;
+                call.say(format!("{} OK {IN}\r\n", call.tag).as_bytes()).await;
+                client.hear(format!("a OK {IN}\r\n")).await;
+                log_out(&mut client).await;
+                clean(&mut call, "NOOP").await;
+                server.until_metric(IDLE, if round == 0 { 1.0 } else { 2.0 }).await;
+                tokio::spawn(async move { call.hear_end().await });
+            } else {
+                client.hear(format!("a OK {IN}\r\n")).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_hangs_is_given_up_for_a_new_one_and_is_no_failure_of_the_backend() {
+    let timeouts = "[timeouts]\nbackend_connect = \"1s\"\nbackend_login = \"3s\"\n";
+    let (server, backend) = world("reuse", "", timeouts).await;
+    let mut client = ask(&server, "ann", "secret").await;
+    let mut call = backend.accept().await;
+    call.say(b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR ID] friendly\r\n").await;
+    call.hear_command().await;
+    call.say(format!("{} OK [CAPABILITY IMAP4rev1 UNSELECT ID] in\r\n", call.tag).as_bytes()).await;
+    client.hear("a OK [CAPABILITY IMAP4rev1 UNSELECT ID] in\r\n").await;
+    log_out(&mut client).await;
+    clean(&mut call, "NOOP").await;
+    server.until_metric(IDLE, 1.0).await;
+    // Another client: the backend is told so, and is silent from now on, on this link.
+    let mut client = Client::connect(server.at("plain")).await;
+    client.hear(GREETING).await;
+    client.say("i ID (\"name\" \"another\")\r\n").await;
+    client.hear("* ID (\"name\" \"mailmux\")\r\ni OK ID completed.\r\n").await;
+    client.say("a LOGIN ann secret\r\n").await;
+    assert!(call.hear_command().await.contains("\"another\""));
+    let (_call, _) = backend.let_in().await;
+    client.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+    assert_eq!(server.metric("mailmux_backend_errors_total{backend=\"blue\",kind=\"timeout\"}").await, 0.0);
+    assert_eq!(server.metric("mailmux_pool_checkouts_total{backend=\"blue\",outcome=\"dead\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_backend_that_greets_and_closes_is_not_stormed() {
+    let (_server, backend) = world("warm", "", "[pool]\nwarm = 1\n").await;
+    let mut last = None;
+    for least in [0, 800, 1600] {
+        let mut call = backend.accept().await;
+        let came = std::time::Instant::now();
+        assert!(last.is_none_or(|last| came - last >= std::time::Duration::from_millis(least)), "too soon");
+        last = Some(came);
+        call.say(b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] friendly\r\n* BYE too many\r\n").await;
+    }
+}

@@ -284,7 +284,10 @@ impl Check<'_> {
             let message = "no link would ever be taken\nexpected a [[route]] with pool = \"warm\" or \"reuse\"";
             self.report(section.site("warm", &section.keys.warm.span()), message);
         }
-        for (key, time) in [("warm_ttl", &section.keys.warm_ttl), ("reuse_ttl", &section.keys.reuse_ttl)] {
+        let keys = &section.keys;
+        let times =
+            [("warm_ttl", &keys.warm_ttl), ("reuse_ttl", &keys.reuse_ttl), ("reuse_lifetime", &keys.reuse_lifetime)];
+        for (key, time) in times {
             if time.value.is_zero() {
                 self.report(section.site(key, &time.span), "must be longer than nothing");
             }
@@ -340,6 +343,7 @@ fn pool(keys: &file::Pool) -> Pool {
         warm: count(keys.warm.get_ref().0),
         warm_ttl: keys.warm_ttl.value,
         reuse_ttl: keys.reuse_ttl.value,
+        reuse_lifetime: keys.reuse_lifetime.value,
         reuse_max: count(keys.reuse_max.0),
         reuse_per_user: count(keys.reuse_per_user.0),
     }

@@ -282,6 +282,7 @@ pub(super) struct Pool {
     pub(super) warm: Spanned<Count<0, 1000>>,
     pub(super) warm_ttl: Written<Duration>,
     pub(super) reuse_ttl: Written<Duration>,
+    pub(super) reuse_lifetime: Written<Duration>,
     pub(super) reuse_max: Count<0, { u32::MAX }>,
     pub(super) reuse_per_user: Count<1, 1000>,
 }
@@ -293,6 +294,7 @@ impl Default for Pool {
             warm: unwritten(Count(0)),
             warm_ttl: minute(),
             reuse_ttl: minute(),
+            reuse_lifetime: Written::default_of(Duration::from_mins(10)),
             reuse_max: Count(10_000),
             reuse_per_user: Count(8),
         }
