@@ -1,30 +1,28 @@
-//! The tracker, by way of the follower that feeds it: by example.
+//! The tracker, by way of the follower that feeds it: by example. What is proven against a model is in `proof.rs`.
 
 use super::*;
 use crate::imap::follower::Follower;
 
-/// Who says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
-    Client,
-    Backend,
-}
+mod model;
+mod proof;
+
 use By::{Backend, Client};
+use model::By;
 
 /// What a relay does with a follower that tracks: it keeps what the follower leaves, and offers it again with more.
-pub(super) struct Link {
-    pub(super) follower: Follower,
+struct Link {
+    follower: Follower,
     kept: Vec<u8>,
     /// All that was passed on or came from the backend, in that order.
-    pub(super) heard: Vec<(By, Vec<u8>)>,
+    heard: Vec<(By, Vec<u8>)>,
 }
 
 impl Link {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self { follower: Follower::tracking(), kept: Vec::new(), heard: Vec::new() }
     }
 
-    pub(super) fn hear(&mut self, by: By, bytes: &[u8]) {
+    fn hear(&mut self, by: By, bytes: &[u8]) {
         match by {
             Backend => {
                 self.follower.from_backend(bytes);
