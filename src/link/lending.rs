@@ -108,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<LoggedIn, S> {
             return Err(LinkError::protocol("no OK for UNAUTHENTICATE"));
         };
         let link = self.at_rest()?;
-        let Link { mut wire, mut aside, mut place, .. } = link;
+        let Self { mut wire, mut aside, mut place, .. } = link;
         aside.capabilities = None;
         place.disown();
         let capabilities = match capabilities_in(&text) {

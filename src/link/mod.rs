@@ -122,7 +122,7 @@ pub struct LinkError {
 }
 
 impl<State, S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<State, S> {
-    /// Takes leave, as far as the backend goes along, within [`LEAVING`].
+    /// Takes leave, as far as the backend goes along, and within five seconds.
     pub async fn log_out(mut self) {
         // Whatever comes of it, the link is closed next.
         let _ = timeout(LEAVING, self.wire.ask(b"LOGOUT", wire::Keep::Alerts, &mut self.aside)).await;

@@ -804,9 +804,9 @@ async fn without_unselect_a_mailbox_that_does_not_exist_is_examined() {
     for (answer, is_clean) in [("NO no such mailbox", true), ("OK there it is", false), ("BAD what", false)] {
         let (link, mut far) = used("IDLE", SELECTED).await;
         let theirs = async {
-            let mut lines = tokio::io::BufReader::new(&mut far).lines();
-            let line = lines.next_line().await.expect("read").expect("a line");
-            let (tag, command) = line.split_once(' ').expect("a tag");
+            let mut heard = tokio::io::BufReader::new(&mut far).lines();
+            let asked = heard.next_line().await.expect("read").expect("a line");
+            let (tag, command) = asked.split_once(' ').expect("a tag");
             assert!(command.starts_with("EXAMINE mailmux-"), "{command}");
             far.write_all(format!("{tag} {answer}\r\n").as_bytes()).await.expect("written");
         };
@@ -853,7 +853,7 @@ async fn a_link_that_waits_hears_its_backend() {
         let (link, far) = tokio::join!(link.reset(), play(far, &script));
         let (mut link, mut far) = (link.expect("clean"), far.expect("open"));
         far.write_all(said).await.expect("written");
-        let ended = timeout(Duration::from_secs(60), link.watch()).await;
+        let ended = timeout(Duration::from_mins(1), link.watch()).await;
         assert_eq!(ended.is_ok(), ends, "{}", said.escape_ascii());
     }
 }
@@ -895,9 +895,9 @@ async fn a_backend_is_told_of_the_next_client_if_it_is_another() {
     let theirs = async {
         let Some(mut far) = play(far, &[Hear(b"T NOOP"), Say(b"%T OK done\r\n")]).await else { panic!("closed") };
         for address in ["192.0.2.7", "192.0.2.8"] {
-            let mut lines = tokio::io::BufReader::new(&mut far).lines();
-            let line = lines.next_line().await.expect("read").expect("a line");
-            let (tag, command) = line.split_once(' ').expect("a tag");
+            let mut heard = tokio::io::BufReader::new(&mut far).lines();
+            let asked = heard.next_line().await.expect("read").expect("a line");
+            let (tag, command) = asked.split_once(' ').expect("a tag");
             assert!(command.starts_with("ID (") && command.contains(address), "{command}");
             far.write_all(format!("* ID NIL\r\n{tag} OK done\r\n").as_bytes()).await.expect("written");
         }

@@ -99,7 +99,6 @@ impl Drop for Present {
 
 impl Metrics {
     /// A fresh set. Fails only if two metrics here had one name.
-    #[expect(clippy::too_many_lines, reason = "a table")]
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {

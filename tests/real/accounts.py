@@ -6,7 +6,7 @@ itself), the same command on a direct connection to the backend right afterwards
 
 import re
 
-from talk import Connection, Mistake, parse
+from talk import Connection, Mistake, Reply, parse
 
 FLAGS = [b"\\Answered", b"\\Deleted", b"\\Draft", b"\\Flagged", b"\\Seen"]
 
@@ -142,6 +142,8 @@ class Session:
             else:
                 untagged = []
             check(reply)
+        # Changes of the mailbox belong to no command.
+        untagged, _ = self.changes(Reply(untagged))
         self.want(not untagged, f"for {untagged} nobody has asked", reply)
 
     def run(self, *commands, asked=False):

@@ -4,7 +4,7 @@ Clients log in, use their mail, die at any byte or log out, several at once and 
 compared with a model of the user's mail, and with what the backend says directly (accounts.py). Nobody may be told a word of
 what somebody else, or an earlier session, has asked for.
 
-    tests/real/run model                             some seconds, with a seed that is printed
+    tests/real/run model                             two minutes, with a seed that is printed
     tests/real/run model --seconds 3600 --seed 7     for hours, or one sequence again
 
 or by MODEL_SECONDS and MODEL_SEED. MODEL_POOL says how mailmux pools its links (`pool` of a route), which is "reuse".
@@ -33,7 +33,7 @@ from steps import Steps
 from talk import Connection, Mistake
 from world import MAILMUX, Dovecot, Mailmux, free_port, make_certificates, until
 
-SECONDS = float(os.environ.get("MODEL_SECONDS", "15"))
+SECONDS = float(os.environ.get("MODEL_SECONDS", "120"))
 SEED = int(os.environ.get("MODEL_SEED") or random.SystemRandom().randrange(1 << 32))
 POOL = os.environ.get("MODEL_POOL", "reuse")
 LAST = 30

@@ -86,8 +86,9 @@ async fn the_same_user_gets_its_link_again_and_the_backend_hears_of_no_login() {
         server.until_metric(IDLE, 1.0).await;
         client = enter_again(&server, "ann", "secret").await;
         talk(&mut client, &mut call, "NOOP", "").await;
-        let hits = server.metric("mailmux_pool_checkouts_total{backend=\"blue\",outcome=\"hit\"}").await;
-        assert_eq!(hits, f64::from(round + 1));
+        server
+            .until_metric("mailmux_pool_checkouts_total{backend=\"blue\",outcome=\"hit\"}", f64::from(round + 1))
+            .await;
     }
     assert!(backend.has_not_been_called());
 }
@@ -199,7 +200,7 @@ async fn a_link_that_dies_while_it_waits_is_not_given_to_anybody() {
     server.until_metric(IDLE, 0.0).await;
     assert_eq!(call.hear_end().await, b"");
     let (_client, _) = enter(&server, &backend, "ann", "secret").await;
-    assert_eq!(server.metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"dead\"}").await, 1.0);
+    server.until_metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"dead\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -242,7 +243,7 @@ async fn warm_links_are_greeted_before_anybody_comes_and_replaced_when_one_has()
         assert_eq!(call.hear_command().await, "LOGOUT");
         calls.push(call);
     }
-    assert_eq!(server.metric("mailmux_pool_checkouts_total{backend=\"blue\",outcome=\"warm\"}").await, 2.0);
+    server.until_metric("mailmux_pool_checkouts_total{backend=\"blue\",outcome=\"warm\"}", 2.0).await;
 }
 
 #[tokio::test]
@@ -289,7 +290,7 @@ async fn and_not_for_ever() {
         let (_ann, _call) = enter(&server, &backend, "ann", "secret").await;
         let mut other = ask(&server, user, "secret").await;
         other.hear("a NO [LIMIT] All places are taken, try again later.\r\n").await;
-        assert_eq!(server.metric(&format!("mailmux_limited_total{{limit=\"{limit}\"}}")).await, 1.0);
+        server.until_metric(&format!("mailmux_limited_total{{limit=\"{limit}\"}}"), 1.0).await;
         assert!(backend.has_not_been_called());
     }
 }
@@ -306,7 +307,7 @@ async fn a_link_that_waits_gives_its_place_to_who_needs_it() {
     anns.say(format!("* BYE bye\r\n{} OK out\r\n", anns.tag).as_bytes()).await;
     let (_call, _) = backend.let_in().await;
     bob.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
-    assert_eq!(server.metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"wanted\"}").await, 1.0);
+    server.until_metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"wanted\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -320,7 +321,7 @@ async fn as_many_wait_as_may() {
     log_out(&mut two).await;
     clean(&mut twos, "NOOP").await;
     assert_eq!(twos.hear_command().await, "LOGOUT");
-    assert_eq!(server.metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"full\"}").await, 1.0);
+    server.until_metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"full\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -357,7 +358,7 @@ async fn a_link_ends_in_time_however_soon_it_might_be_wanted_again() {
     log_out(&mut client).await;
     clean(&mut call, "NOOP").await;
     assert_eq!(call.hear_command().await, "LOGOUT");
-    assert_eq!(server.metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"age\"}").await, 1.0);
+    server.until_metric("mailmux_pool_evictions_total{backend=\"blue\",reason=\"age\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -444,8 +445,8 @@ async fn a_link_that_hangs_is_given_up_for_a_new_one_and_is_no_failure_of_the_ba
     assert!(call.hear_command().await.contains("\"another\""));
     let (_call, _) = backend.let_in().await;
     client.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
-    assert_eq!(server.metric("mailmux_backend_errors_total{backend=\"blue\",kind=\"timeout\"}").await, 0.0);
-    assert_eq!(server.metric("mailmux_pool_checkouts_total{backend=\"blue\",outcome=\"dead\"}").await, 1.0);
+    server.until_metric("mailmux_backend_errors_total{backend=\"blue\",kind=\"timeout\"}", 0.0).await;
+    server.until_metric("mailmux_pool_checkouts_total{backend=\"blue\",outcome=\"dead\"}", 1.0).await;
 }
 
 #[tokio::test]

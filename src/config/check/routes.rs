@@ -136,14 +136,14 @@ impl Check<'_> {
         if keys.pool.value == Pooling::Off || section.is_broken("pool") {
             return;
         }
-        let named = |name: &Written<file::Name>| name.value.0.clone();
-        let mut names: Vec<_> = keys.backend.iter().map(named).collect();
+        let word = |name: &Written<file::Name>| name.value.0.clone();
+        let mut names: Vec<_> = keys.backend.iter().map(word).collect();
         let is_ours = |group: &&Section<file::Group>| {
             keys.group.as_ref().zip(group.keys.name.as_ref()).is_some_and(|(ours, name)| ours.value == name.value)
         };
         for group in file.groups.iter().filter(is_ours) {
             let members = group.keys.members.iter().flat_map(Spanned::get_ref);
-            names.extend(members.chain(&group.keys.standby).map(named));
+            names.extend(members.chain(&group.keys.standby).map(word));
         }
         for backend in &file.backends {
             let Some(name) = backend.keys.name.as_ref().filter(|name| names.contains(&name.value.0)) else { continue };
