@@ -34,6 +34,8 @@ pub struct Reset {
     pub done: bool,
     /// A mailbox is or may be selected. Where it only may be, UNSELECT can be answered BAD.
     pub unselect: bool,
+    /// The client has said ID: what the backend knows of a client is what that one has said.
+    pub identified: bool,
 }
 
 /// Why a link cannot be used any more.
@@ -93,6 +95,7 @@ pub(super) struct Tracker {
     words: Words,
     selection: Selection,
     marked: bool,
+    identified: bool,
     dirt: Option<Dirt>,
     /// Of the LOGOUT that was held back.
     logout: Option<Tag>,
@@ -185,6 +188,7 @@ impl Tracker {
         if self.in_flight.len() >= MOST_IN_FLIGHT {
             return self.soil(Dirt::TooMany);
         }
+        self.identified |= kind == Kind::Id;
         let alone = self.in_flight.is_empty();
         self.in_flight.iter_mut().for_each(|sent| sent.alone = false);
         self.in_flight.push(Sent { tag, kind, stage: Stage::Sending, alone, unasked: false });
@@ -301,7 +305,7 @@ impl Tracker {
             [Sent { stage: Stage::Idling, .. }] => true,
             _ => return Remains::Dirty(Dirt::InFlight.words()),
         };
-        let reset = Reset { done, unselect: self.selection != Selection::None };
+        let reset = Reset { done, unselect: self.selection != Selection::None, identified: self.identified };
         if self.marked { Remains::Marked(reset) } else { Remains::Clean(reset) }
     }
 

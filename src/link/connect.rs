@@ -165,11 +165,12 @@ impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
     /// # Errors
     /// [`LinkError`].
     pub async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
-        let Some(command) = id::command(caller, forward, &self.capabilities) else { return Ok(()) };
         let lasting = id::command(&caller.at_any_time(), forward, &self.capabilities);
         if self.told == lasting {
             return Ok(());
         }
+        // Of a client that says nothing the backend is not to think what the one before has said.
+        let command = id::command(caller, forward, &self.capabilities).unwrap_or_else(|| b"ID NIL".to_vec());
         self.told = lasting;
         match self.wire.ask(&command, Keep::Alerts, &mut self.aside).await? {
             Answer::Refused(_, text) if Code::of(&text).is_some_and(|code| code.is("SERVERBUG")) => {

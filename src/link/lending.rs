@@ -175,7 +175,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<Used, S> {
     /// # Errors
     /// [`LinkError`].
     pub async fn reset(mut self) -> Result<Link<LoggedIn, S>, LinkError> {
-        let Reset { done, unselect } = self.state.reset;
+        let Reset { done, unselect, identified } = self.state.reset;
+        if identified {
+            // Something, and nothing that we would say.
+            self.told = Some(Vec::new());
+        }
         let tag = Tag::new();
         let by_unselect = self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2");
         let command = match (unselect, by_unselect) {

@@ -768,9 +768,9 @@ async fn used(capabilities: &str, reset: Reset) -> (Link<Used, DuplexStream>, Du
     (lent.returned(stream, reset), far)
 }
 
-const AT_REST: Reset = Reset { done: false, unselect: false };
-const SELECTED: Reset = Reset { done: false, unselect: true };
-const IDLING: Reset = Reset { done: true, unselect: true };
+const AT_REST: Reset = Reset { done: false, unselect: false, identified: false };
+const SELECTED: Reset = Reset { done: false, unselect: true, identified: false };
+const IDLING: Reset = Reset { done: true, unselect: true, identified: false };
 
 #[tokio::test(start_paused = true)]
 async fn what_a_session_left_behind_is_undone() {
@@ -904,4 +904,17 @@ async fn a_backend_is_told_of_the_next_client_if_it_is_another() {
         far
     };
     tokio::join!(ours, theirs).0.expect("all told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_has_said_of_itself_is_not_held_for_the_next_ones_words() {
+    let (link, far) = used("UNSELECT ID", Reset { identified: true, ..AT_REST }).await;
+    let script = [Hear(b"T NOOP"), Say(b"%T OK done\r\n"), Hear(b"T ID NIL"), Say(b"%T OK done\r\n")];
+    let ours = async {
+        let link = link.reset().await?.introduce(&Caller { id: &[], ..caller() }, false).await?;
+        // There is nothing more to take back: the script would fail at any line.
+        link.introduce(&Caller { id: &[], ..caller() }, false).await
+    };
+    let (told, far) = tokio::join!(ours, play(far, &script));
+    assert!(told.is_ok() && far.is_some());
 }

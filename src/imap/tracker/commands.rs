@@ -11,6 +11,8 @@ pub(super) enum Kind {
     Bare,
     /// It leaves nothing on the connection, whatever its arguments.
     Plain,
+    /// The same, and the backend takes the client for another one.
+    Id,
     /// It selects a mailbox, and may enable by its parameters.
     Open,
     /// It deselects.
@@ -64,8 +66,8 @@ const KNOWN: [(&str, Kind, Place); 39] = [
     ("UNSUBSCRIBE", Kind::Plain, First),
     ("LSUB", Kind::Plain, First),
     ("XLIST", Kind::Plain, First),
-    // RFC 2971. Whoever gets the link next says its own.
-    ("ID", Kind::Plain, First),
+    // RFC 2971.
+    ("ID", Kind::Id, First),
     // RFC 9208.
     ("GETQUOTA", Kind::Plain, First),
     ("GETQUOTAROOT", Kind::Plain, First),
@@ -89,7 +91,7 @@ impl Kind {
 
     /// One of its arguments may be a literal. Elsewhere a backend may ignore it, and take the literal for commands.
     pub(super) fn takes_literals(self) -> bool {
-        matches!(self, Self::Plain | Self::Open | Self::Data | Self::Search)
+        matches!(self, Self::Plain | Self::Id | Self::Open | Self::Data | Self::Search)
     }
 }
 

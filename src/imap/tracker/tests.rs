@@ -40,12 +40,12 @@ impl Link {
     }
 }
 
-const CLEAN: Remains = Remains::Clean(Reset { done: false, unselect: false });
-const UNSELECT: Remains = Remains::Clean(Reset { done: false, unselect: true });
-const DONE: Remains = Remains::Clean(Reset { done: true, unselect: false });
-const DONE_UNSELECT: Remains = Remains::Clean(Reset { done: true, unselect: true });
-const MARKED: Remains = Remains::Marked(Reset { done: false, unselect: false });
-const MARKED_UNSELECT: Remains = Remains::Marked(Reset { done: false, unselect: true });
+const CLEAN: Remains = Remains::Clean(Reset { done: false, unselect: false, identified: false });
+const UNSELECT: Remains = Remains::Clean(Reset { done: false, unselect: true, identified: false });
+const DONE: Remains = Remains::Clean(Reset { done: true, unselect: false, identified: false });
+const DONE_UNSELECT: Remains = Remains::Clean(Reset { done: true, unselect: true, identified: false });
+const MARKED: Remains = Remains::Marked(Reset { done: false, unselect: false, identified: false });
+const MARKED_UNSELECT: Remains = Remains::Marked(Reset { done: false, unselect: true, identified: false });
 
 fn dirty(dirt: Dirt) -> Remains {
     Remains::Dirty(dirt.words())
@@ -91,12 +91,20 @@ fn a_link_that_was_not_used_is_clean() {
 }
 
 #[test]
+fn a_client_that_says_who_it_is_is_remembered() {
+    let identified = Remains::Clean(Reset { identified: true, ..Reset::default() });
+    for answer in ["OK x", "NO x", "BAD x"] {
+        let link = play(&["C: a ID (\"name\" \"x\")", &format!("S: a {answer}")]);
+        assert_eq!(link.follower.remains(), identified);
+    }
+}
+
+#[test]
 fn what_leaves_nothing_is_clean_once_answered() {
     for command in [
         "NOOP",
         "noop",
         "CAPABILITY",
-        "ID NIL",
         "NAMESPACE",
         "LIST \"\" *",
         "LIST (SUBSCRIBED) \"\" * RETURN (CHILDREN STATUS (MESSAGES UNSEEN))",
