@@ -72,8 +72,12 @@ def cpu_seconds(pid):
 
     Its own comes from its CPU clock (clock_getcpuclockid), since /proc/PID/stat cuts to 10 ms: of a hundred mail
     processes that have worked for 5 ms each it would see nothing."""
-    own = time.clock_gettime((~pid << 3) | 2)
-    children = sum(map(int, stat(pid)[1][13:15])) / os.sysconf("SC_CLK_TCK")
+    try:
+        own = time.clock_gettime((~pid << 3) | 2)
+        children = sum(map(int, stat(pid)[1][13:15])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, TypeError):
+        # It has just ended. Its time is its parent's at the next reading.
+        return 0
     return own + children
 
 
