@@ -16,7 +16,7 @@ use ipnet::IpNet;
 pub use finding::{Finding, Findings, Site};
 
 /// A whole configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `[server]`
     pub server: Server,
@@ -93,8 +93,9 @@ pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
 }
 
 /// A value together with the place in the file where it was written, for checks that only a later room can make
-/// (does this file hold a certificate?).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// (does this file hold a certificate?). Two are equal when the values are: settings that merely stand elsewhere in the file
+/// have not changed.
+#[derive(Debug, Clone)]
 pub struct At<T> {
     /// What was written.
     pub value: T,
@@ -102,8 +103,14 @@ pub struct At<T> {
     pub site: Site,
 }
 
+impl<T: PartialEq> PartialEq for At<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
 /// `[server]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Server {
     /// Worker threads; 0 in the file means one per core and is resolved here.
     pub workers: usize,
@@ -114,7 +121,7 @@ pub struct Server {
 }
 
 /// One `[[listener]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Its name in logs and metrics; unique.
     pub name: String,
@@ -156,7 +163,7 @@ pub enum Mechanism {
 }
 
 /// `[tls]`: what clients meet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tls {
     /// The oldest version accepted.
     pub min_version: TlsVersion,
@@ -179,7 +186,7 @@ pub enum TlsVersion {
 }
 
 /// Client certificates.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ClientAuth {
     /// Never asked for.
     Off,
@@ -205,7 +212,7 @@ pub enum CertificateName {
 }
 
 /// A certificate chain and its key, PEM files both.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CertificateFiles {
     /// Leaf first.
     pub chain: At<PathBuf>,
@@ -214,7 +221,7 @@ pub struct CertificateFiles {
 }
 
 /// One `[[backend]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Backend {
     /// Its name in routes, logs and metrics; unique.
     pub name: String,
@@ -222,8 +229,6 @@ pub struct Backend {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Where `address` was written.
-    pub site: Site,
     /// TLS towards it.
     pub tls: BackendTls,
     /// The PROXY header sent, if any.
@@ -243,7 +248,7 @@ pub struct Backend {
 }
 
 /// How it is found out whether a backend is well.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     /// It is probed so often; `None`: never, only what logins meet counts.
     pub interval: Option<Duration>,
@@ -266,7 +271,7 @@ impl Health {
 }
 
 /// One `[[group]]`: backends that share users.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// Its name in routes; unique, also among the backends'.
     pub name: String,
@@ -297,7 +302,7 @@ impl Backend {
 }
 
 /// TLS towards a backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum BackendTls {
     /// In clear.
     None,
@@ -308,7 +313,7 @@ pub enum BackendTls {
 }
 
 /// How mailmux behaves as a TLS client.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TlsClient {
     /// The name sent as SNI and looked for in the certificate: `tls_name`, or else the host.
     pub name: String,
@@ -321,7 +326,7 @@ pub struct TlsClient {
 }
 
 /// Whom to trust.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Roots {
     /// Mozilla's list, built in.
     WebPki,
@@ -340,7 +345,7 @@ pub enum ProxyVersion {
 }
 
 /// One `[[lookup]]`: a source of routes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lookup {
     /// Its name in routes and metrics; unique.
     pub name: String,
@@ -360,7 +365,7 @@ pub struct Lookup {
 }
 
 /// The kinds of sources.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LookupSource {
     /// A map file: `user<TAB>backend [key=value ...]`.
     File {
@@ -376,7 +381,7 @@ pub enum LookupSource {
 }
 
 /// A responder that speaks nginx's `auth_http` protocol.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HttpLookup {
     /// `http://` or `https://`, host, path.
     pub url: At<String>,
@@ -393,7 +398,7 @@ pub struct HttpLookup {
 }
 
 /// A database: SQLite, PostgreSQL or MySQL.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SqlLookup {
     /// `sqlite:`, `postgres:` or `mysql:`. It may hold a password: read from a file, it never stands in an error.
     pub url: DatabaseUrl,
@@ -404,7 +409,7 @@ pub struct SqlLookup {
 }
 
 /// Where a database's URL stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum DatabaseUrl {
     /// Here.
     Written(At<String>),
@@ -413,7 +418,7 @@ pub enum DatabaseUrl {
 }
 
 /// A directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LdapLookup {
     /// `ldap://`, `ldaps://` or `ldapi://`.
     pub url: At<String>,
@@ -458,7 +463,7 @@ pub struct Cache {
 }
 
 /// Where a lookup may send users, and their passwords with them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Allow {
     /// Names of backends and groups; `None`: all that the configuration names.
     pub names: Option<Vec<String>>,
@@ -469,7 +474,7 @@ pub struct Allow {
 }
 
 /// One `[[route]]`: a rule.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// When it applies; all that is given must match.
     pub when: When,
@@ -497,7 +502,7 @@ pub enum Pooling {
 }
 
 /// The conditions of a rule; an absent one matches everything.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct When {
     /// The whole user name, ASCII case ignored.
     pub user: Option<Glob>,
@@ -546,7 +551,7 @@ pub enum RewritePiece {
 }
 
 /// Whose credentials are used at the backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LoginAs {
     /// The client's own.
     Passthrough,
@@ -572,7 +577,7 @@ pub enum MasterForm {
 }
 
 /// `[limits]`. A count of 0 and a rate `"off"` mean: no such limit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Sessions in all.
     pub sessions: usize,
@@ -602,7 +607,7 @@ pub struct Rate {
 }
 
 /// `[timeouts]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Timeouts {
     /// From accept to a whole PROXY header.
     pub proxy_header: Duration,
@@ -621,7 +626,7 @@ pub struct Timeouts {
 }
 
 /// `[pool]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pool {
     /// Links to each backend that are kept open and not logged in.
     pub warm: usize,
@@ -638,7 +643,7 @@ pub struct Pool {
 }
 
 /// `[admin]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// Where the HTTP port listens.
     pub address: At<SocketAddr>,
@@ -647,7 +652,7 @@ pub struct Admin {
 }
 
 /// `[log]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     /// Lines for people or for machines.
     pub format: LogFormat,

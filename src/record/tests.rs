@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::backend::LoginAs;
-use crate::config::{self, BackendTls, Site};
+use crate::config::{self, BackendTls};
 use crate::imap::{Credentials, Secret};
 use crate::outcome::Limit;
 
@@ -99,7 +99,6 @@ fn route(metrics: &Metrics) -> Route {
         name: "blue".to_owned(),
         host: "127.0.0.1".to_owned(),
         port: 143,
-        site: Site { key: String::new(), span: 0..0 },
         tls: BackendTls::None,
         proxy_protocol: None,
         forward_id: false,

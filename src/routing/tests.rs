@@ -17,7 +17,6 @@ fn backend(name: &str, port: u16) -> config::Backend {
         name: name.to_owned(),
         host: "127.0.0.1".to_owned(),
         port,
-        site: site(),
         tls: BackendTls::None,
         proxy_protocol: None,
         forward_id: true,

@@ -38,7 +38,6 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
             name: "backend".into(),
             host: host.into(),
             port,
-            site: site("backend[0].address"),
             tls: match port {
                 993 => BackendTls::Implicit(client),
                 _ if loopback => BackendTls::None,
@@ -74,7 +73,6 @@ pub(in crate::config) fn usual_backend() -> Backend {
         name: String::new(),
         host: String::new(),
         port: 993,
-        site: Site { key: "backend".into(), span: 0..0 },
         tls: BackendTls::Implicit(usual_client("")),
         proxy_protocol: keys.proxy_protocol.0,
         forward_id: keys.forward_id,
