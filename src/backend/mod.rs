@@ -194,6 +194,15 @@ impl Backend {
         way(&self.config) == way(config)
     }
 
+    /// Whether it is dialled with what this connector was made from.
+    pub fn connects_by(&self, connector: Option<&Connector>) -> bool {
+        match (&self.connector, connector) {
+            (None, None) => true,
+            (Some(own), Some(other)) => own.is_same(other),
+            _ => false,
+        }
+    }
+
     /// Its settings count from now on, for all of its name.
     pub fn take_over(&self) {
         self.health().adapt(&self.config.health);

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::File;
+use crate::conduct::conduct;
 use crate::config::{Config, Findings, host_and_port};
 use crate::process::{Phase, Signals, harden, start_log};
 use crate::server::{Plan, Server};
@@ -57,7 +58,6 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
-        let drain_timeout = config.server.drain_timeout;
         let served = runtime.block_on(async {
             let signals = Signals::take().map_err(StartError::Runtime)?;
             let server = self.build(config)?;
@@ -68,13 +68,8 @@ impl Serve {
                 );
             }
             let (phase, watching) = watch::channel(Phase::Running);
-            tokio::select! {
-                () = server.run(watching) => {}
-                () = async {
-                    signals.follow(&phase, drain_timeout).await;
-                    std::future::pending::<()>().await;
-                } => {}
-            }
+            let steering = server.steering();
+            tokio::join!(server.run(watching), conduct(signals, steering, phase));
             Ok(())
         });
         runtime.shutdown_background();

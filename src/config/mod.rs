@@ -18,6 +18,8 @@ pub use finding::{Finding, Findings, Site};
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// The file that it was read from, if it was.
+    pub file: Option<PathBuf>,
     /// `[server]`
     pub server: Server,
     /// `[[listener]]`
@@ -70,7 +72,23 @@ impl Config {
             Ok(parsed) => parsed,
             Err(finding) => return Err(Findings::new(path.into(), text.into(), vec![finding])),
         };
-        check::check(&file, folder, findings).map_err(|findings| Findings::new(path.into(), text.into(), findings))
+        let config = check::check(&file, folder, findings);
+        config
+            .map(|config| Self { file: Some(path.into()), ..config })
+            .map_err(|findings| Findings::new(path.into(), text.into(), findings))
+    }
+
+    /// What is otherwise than in a configuration that is in use, and cannot be changed while the process runs.
+    pub fn what_cannot_change_since(&self, other: &Self) -> Vec<Finding> {
+        let changed = [
+            ("server.workers", self.server.workers != other.server.workers),
+            ("log.format", self.log.format != other.log.format),
+        ];
+        let finding = |key| Finding {
+            site: None,
+            message: format!("{key} cannot change while mailmux runs\nexpected the value of the start, or a restart"),
+        };
+        changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| finding(key)).collect()
     }
 
     /// The configuration of `serve --backend HOST:PORT`: implicit TLS on 127.0.0.1:1993, no certificate files (one is made
@@ -88,6 +106,17 @@ impl Config {
 pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
     match file::text::<file::HostPort>(text) {
         Ok(file::HostPort { host, port }) => Ok((host, port)),
+        Err(problem) => Err(problem.replace('\n', ", ")),
+    }
+}
+
+/// Reads a duration as the file writes it: `"30s"`, `"5m"`.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match file::text::<Duration>(text) {
+        Ok(duration) => Ok(duration),
         Err(problem) => Err(problem.replace('\n', ", ")),
     }
 }
@@ -649,6 +678,8 @@ pub struct Admin {
     pub address: At<SocketAddr>,
     /// A file with the bearer token; demanded for an address that is not loopback.
     pub token_file: Option<At<PathBuf>>,
+    /// A socket in the file system, for whoever may open it.
+    pub socket: Option<At<PathBuf>>,
 }
 
 /// `[log]`

@@ -7,13 +7,14 @@
 
 mod backend;
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
 
@@ -51,6 +52,15 @@ pub struct Metrics {
     lookup_seconds: HistogramVec,
     lookup_cache: IntCounterVec,
     certificate_expiry: GaugeVec,
+    /// The names under which certificates are shown.
+    certificates: Mutex<BTreeSet<String>>,
+    reloads: IntCounterVec,
+    certificate_reloads: IntCounterVec,
+    last_reload: Gauge,
+    draining: IntGauge,
+    drain_remaining: IntGauge,
+    predecessors: IntGauge,
+    predecessor_sessions: IntGauge,
     accept_errors: IntCounter,
     internal_errors: IntCounter,
 }
@@ -113,6 +123,7 @@ impl Metrics {
             let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
             registered(&registry, vec)
         };
+        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
         gauges("mailmux_build_info", "The version that is running; always 1.", &["version"])?
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
@@ -167,6 +178,34 @@ impl Metrics {
                     &["name"],
                 )?,
             )?,
+            certificates: Mutex::default(),
+            reloads: counters(
+                "mailmux_config_reloads_total",
+                "Reloads of the configuration; one that failed has changed nothing.",
+                &["outcome"],
+            )?,
+            certificate_reloads: counters(
+                "mailmux_certificate_reloads_total",
+                "Reloads of certificates whose files had changed; one that failed has changed nothing.",
+                &["outcome"],
+            )?,
+            last_reload: registered(
+                &registry,
+                Gauge::new(
+                    "mailmux_config_last_reload_success_timestamp_seconds",
+                    "When the configuration that is in use was read, seconds since 1970.",
+                )?,
+            )?,
+            draining: gauge("mailmux_draining", "1 while the process accepts no new connections and waits for its end.")?,
+            drain_remaining: gauge(
+                "mailmux_drain_sessions_remaining",
+                "Sessions that a process which is draining still has.",
+            )?,
+            predecessors: gauge(
+                "mailmux_predecessors",
+                "Older processes that still drain after an upgrade to this one.",
+            )?,
+            predecessor_sessions: gauge("mailmux_predecessor_sessions", "Sessions that these still have.")?,
             accept_errors: registered(
                 &registry,
                 IntCounter::new("mailmux_accept_errors_total", "Failed accepts (out of file descriptors ...).")?,
@@ -195,6 +234,10 @@ impl Metrics {
         }
         for outcome in ["v1", "v2", "bad"] {
             self.proxy_headers.with_label_values(&[outcome]);
+        }
+        for outcome in ["ok", "failed"] {
+            self.reloads.with_label_values(&[outcome]);
+            self.certificate_reloads.with_label_values(&[outcome]);
         }
     }
 
@@ -257,10 +300,57 @@ impl Metrics {
         self.proxy_headers.with_label_values(&[outcome]).inc();
     }
 
-    /// A certificate is in use until then (seconds since 1970).
+    /// These certificates are in use, until then (seconds since 1970), and no others.
     #[expect(clippy::cast_precision_loss, reason = "exact for 285 million years")]
-    pub fn certificate(&self, name: &str, not_after: i64) {
-        self.certificate_expiry.with_label_values(&[name]).set(not_after as f64);
+    pub fn certificates<'c>(&self, expiries: impl Iterator<Item = (&'c str, i64)>) {
+        let mut shown = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = std::mem::take(&mut *shown);
+        for (name, not_after) in expiries {
+            self.certificate_expiry.with_label_values(&[name]).set(not_after as f64);
+            gone.remove(name);
+            shown.insert(name.to_owned());
+        }
+        for name in gone {
+            // It is there: nobody else removes one.
+            let _ = self.certificate_expiry.remove_label_values(&[&name]);
+        }
+    }
+
+    /// A configuration was read and is in use, or was refused.
+    pub fn reloaded(&self, ok: bool) {
+        self.reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+        if ok {
+            self.configured();
+        }
+    }
+
+    /// The configuration that is in use was read just now.
+    pub fn configured(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.last_reload.set(now.as_secs_f64());
+    }
+
+    /// Certificates were read because their files had changed.
+    pub fn certificates_reloaded(&self, ok: bool) {
+        self.certificate_reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+    }
+
+    /// The process drains, and so many sessions are left.
+    pub fn draining(&self, sessions: usize) {
+        self.draining.set(1);
+        self.drain_remaining.set(i64::try_from(sessions).unwrap_or(i64::MAX));
+    }
+
+    /// Older processes, and the sessions that they have.
+    pub fn predecessors(&self, processes: usize, sessions: usize) {
+        self.predecessors.set(i64::try_from(processes).unwrap_or(i64::MAX));
+        self.predecessor_sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
+    }
+
+    /// The configuration names these backends, and no others: whether another is up is not told any more. What was counted
+    /// stays.
+    pub fn only_backends<'b>(&self, names: impl Iterator<Item = &'b str>) {
+        self.backends.only(names);
     }
 
     /// `accept` failed.

@@ -1,7 +1,7 @@
 //! The phase the process is in. One `watch` tells it to everybody.
 
 /// What the process is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Serving.
     Running,

@@ -8,4 +8,4 @@ mod signals;
 pub use drain::Phase;
 pub use hardening::harden;
 pub use log::start_log;
-pub use signals::Signals;
+pub use signals::{Signal, Signals};

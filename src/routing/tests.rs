@@ -67,7 +67,7 @@ fn router(routes: Vec<config::Route>, map: Option<&str>) -> Result<Router, Vec<F
     let metrics = Metrics::new().expect("distinct names");
     let backends = config.backends.iter();
     let backends = backends.map(|config| Arc::new(Backend::new(config.clone(), None, metrics.backend(&config.name))));
-    Router::new(&config, backends.collect(), &metrics)
+    Router::new(&config, backends.collect(), &metrics, None)
 }
 
 fn login(user: &str, authzid: Option<&str>) -> Login {

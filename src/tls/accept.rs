@@ -26,6 +26,7 @@ const ALPN: &[u8] = b"imap";
 /// at every other; and so that it is good nowhere else: its keys die with it, which binds tickets to this setting of
 /// client certificates. rustls binds them to the SNI name (CVE-2025-23419 is what happens otherwise).
 pub struct Acceptor {
+    certificates: Arc<Certificates>,
     tls: TlsAcceptor,
     client_name: CertificateName,
 }
@@ -73,12 +74,17 @@ impl Acceptor {
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .map_err(|error| unusable(&error))?;
-        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates);
+        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| unusable(&error))?;
         // One for the next connection, one to spare: mail programs open several.
         config.send_tls13_tickets = 2;
-        Ok(Self { tls: Arc::new(config).into(), client_name: tls.client_name })
+        Ok(Self { certificates, tls: Arc::new(config).into(), client_name: tls.client_name })
+    }
+
+    /// What clients are shown.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// Does the server's side of a handshake. Waits as long as the client likes: put a deadline around it. Dropping it

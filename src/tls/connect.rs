@@ -67,6 +67,11 @@ impl Connector {
         }
     }
 
+    /// Whether it was made from the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+
     /// Does the handshake. Cancel safe in that dropping the future closes the connection.
     ///
     /// # Errors

@@ -110,6 +110,7 @@ impl Check<'_> {
         self.pool(file);
         let admin = file.admin.as_ref().map(|admin| self.admin(admin));
         Some(Config {
+            file: None,
             server: server(&file.server.keys),
             listeners: listeners?,
             tls: tls?,
@@ -305,6 +306,7 @@ impl Check<'_> {
         Admin {
             address: At { value: address.value, site: section.site("address", &address.span) },
             token_file: keys.token_file.as_ref().map(|path| self.path(section, "token_file", path)),
+            socket: keys.socket.as_ref().map(|path| self.path(section, "socket", path)),
         }
     }
 }

@@ -17,6 +17,7 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
     let loopback = host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
     Config {
+        file: None,
         server: server(&file::Server::default()),
         listeners: vec![Listener {
             name: "imaps".into(),
@@ -61,6 +62,7 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
         admin: Some(Admin {
             address: At { value: file::Admin::default().address.value, site: site("admin.address") },
             token_file: None,
+            socket: None,
         }),
         log: log(&file::Log::default()),
     }

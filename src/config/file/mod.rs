@@ -306,11 +306,16 @@ impl Default for Pool {
 pub(super) struct Admin {
     pub(super) address: Written<SocketAddr>,
     pub(super) token_file: Option<Written<PathBuf>>,
+    pub(super) socket: Option<Written<PathBuf>>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: Written::default_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143))), token_file: None }
+        Self {
+            address: Written::default_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143))),
+            token_file: None,
+            socket: None,
+        }
     }
 }
 
