@@ -505,7 +505,7 @@ async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
         phase.send_replace(Phase::Stopped);
         assert_eq!(read_all(&mut client).await, b"");
     });
-    assert_eq!(report_, report(Ending::Stopping, 0, 10));
+    assert_eq!(report_, report(Ending::CutOff, 0, 10));
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
 
@@ -886,12 +886,13 @@ async fn a_session_that_ends_by_itself_meanwhile_has_done_so() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_says_so_where_it_can_and_waits_for_nothing() {
     let started = Instant::now();
-    for (size, said, heard) in [
-        (64, &b"* 1 EXISTS\r\n"[..], STOPPING),
-        (64, b"* 1 EXI", b""),
-        (64, b"* 1 FETCH (BODY[] {20}\r\nline\r\n", b""),
-        (12, b"* 1 EXISTS\r\n", b""),
-        (10, b"* 1 EXISTS\r\n", b""),
+    for (size, said, heard, ending) in [
+        (64, &b"* 1 EXISTS\r\n"[..], STOPPING, Ending::Stopping),
+        (64, b"* 1 EXI", b"", Ending::CutOff),
+        (64, b"* 1 FETCH (BODY[] {20}\r\nline\r\n", b"", Ending::CutOff),
+        // It was told, and takes nothing.
+        (12, b"* 1 EXISTS\r\n", b"", Ending::Stopping),
+        (10, b"* 1 EXISTS\r\n", b"", Ending::CutOff),
     ] {
         let (relayed, _leave, mut far) = sendable(rig(size));
         let (report_, ()) = join!(relayed, async {
@@ -902,7 +903,7 @@ async fn a_stop_says_so_where_it_can_and_waits_for_nothing() {
         let expected = [said, heard].concat();
         let expected = &expected[..expected.len().min(size)];
         assert_eq!(read_all(&mut far.client).await, expected);
-        assert_eq!(report_, report(Ending::Stopping, 0, expected.len() as u64));
+        assert_eq!(report_, report(ending, 0, expected.len() as u64));
     }
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
