@@ -298,14 +298,14 @@ fn load_acceptor(
         *self_signed = Some(pem);
         certificates
     } else {
-        let (certificates, more) = Certificates::load(&config.tls)?;
+        let (certificates, more) = Certificates::load(&config.tls, None)?;
         warnings.extend(more);
         certificates
     };
     for (name, not_after) in certificates.expiries() {
         metrics.certificate(name, not_after);
     }
-    Acceptor::new(Arc::new(certificates), &config.tls).map(Some)
+    Acceptor::new(Arc::new(certificates), &config.tls, None).map(Some)
 }
 
 fn load_backends(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<Backend>>, Vec<Finding>> {
