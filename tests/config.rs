@@ -240,6 +240,7 @@ fn every_value_arrives_where_it_belongs() {
     assert_eq!((config.tls.min_version, config.tls.client_name), (TlsVersion::V13, CertificateName::CommonName));
     assert!(matches!(&config.tls.client_auth, ClientAuth::Optional { ca } if ca.value == Path::new("/etc/ca.pem")));
     assert_eq!(config.tls.directory.as_ref().map(|at| at.site.key.as_str()), Some("tls.directory"));
+    assert_eq!(config.tls.watch, None);
 
     let [first, second] = &config.backends[..] else { panic!("two backends") };
     assert_eq!((first.host.as_str(), first.port, first.forward_id), ("2001:db8::7", 993, false));

@@ -204,6 +204,8 @@ pub struct Tls {
     pub certificates: Vec<CertificateFiles>,
     /// Every pair NAME.pem + NAME.key in it.
     pub directory: Option<At<PathBuf>>,
+    /// How often it is looked whether one of these files has changed; `None`: only a reload reads them again.
+    pub watch: Option<Duration>,
 }
 
 /// A TLS version that can be asked for.

@@ -95,12 +95,11 @@ pub(super) fn load_acceptor(
         *self_signed = Some(pem);
         certificates
     } else {
-        let (certificates, more) = Certificates::load(&config.tls)?;
+        let (certificates, more) = Certificates::load(&config.tls, before.map(Acceptor::certificates))?;
         warnings.extend(more);
         certificates
     };
-    let _ = before;
-    Acceptor::new(Arc::new(certificates), &config.tls).map(|acceptor| Some(Arc::new(acceptor)))
+    Acceptor::new(Arc::new(certificates), &config.tls, before).map(|acceptor| Some(Arc::new(acceptor)))
 }
 
 fn load_backends(

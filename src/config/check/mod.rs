@@ -198,6 +198,7 @@ impl Check<'_> {
             client_name: keys.client_name.0,
             certificates: all(certificates.into_iter())?,
             directory: keys.directory.as_ref().map(|path| self.path(section, "directory", path)),
+            watch: keys.watch.0.0,
         })
     }
 

@@ -34,6 +34,7 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
             client_name: file::Tls::default().client_name.0,
             certificates: Vec::new(),
             directory: None,
+            watch: None,
         },
         backends: vec![Backend {
             name: "backend".into(),

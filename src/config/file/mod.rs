@@ -26,7 +26,7 @@ use super::{
 
 pub(super) use lookups::{Group, Health, Line, Lookup, MaybeCache};
 pub(super) use tree::{Section, parse};
-pub(super) use value::{Count, HostName, HostPort, Name, Text, UserText, Written, text};
+pub(super) use value::{Count, HostName, HostPort, Looks, Name, Text, UserText, Written, text};
 pub(super) use words::{ClientCertificates, LookupKind, PublicRoots, WhoseLogin};
 
 /// A whole file. The lists keep the order of the file.
@@ -96,6 +96,7 @@ pub(super) struct Tls {
     pub(super) client_name: Text<CertificateName>,
     pub(super) certificate: Vec<Spanned<Certificate>>,
     pub(super) directory: Option<Written<PathBuf>>,
+    pub(super) watch: Text<Looks>,
 }
 
 impl Default for Tls {
@@ -107,6 +108,7 @@ impl Default for Tls {
             client_name: Text(CertificateName::Email),
             certificate: Vec::new(),
             directory: None,
+            watch: Text(Looks(Some(Duration::from_secs(10)))),
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::config::{Glob, Rate, Rewrite, RewritePiece};
 
 /// A deadline further away than this is a slip of the pen, and adding it to a clock could overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
+/// Looking more often than this is a slip of the pen, too, and would be all that is done.
+const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 /// Bounds the arithmetic of rates (nanoseconds in 64 bits: an hour times this still fits).
 const MOST_PER_UNIT: u32 = 1_000_000;
 /// What a reply line or a user name may hold.
@@ -108,6 +110,24 @@ impl FromText for Duration {
     fn from_text(text: &str) -> Result<Self, String> {
         let duration = humantime::parse_duration(text).map_err(plainly)?;
         if duration > LONGEST { Err(format!("{text:?} is longer than a year")) } else { Ok(duration) }
+    }
+}
+
+/// How often something is looked at, if at all.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::config) struct Looks(pub(in crate::config) Option<Duration>);
+
+impl FromText for Looks {
+    fn expected() -> String {
+        r#"a duration with its unit, such as "10s" or "5m", of a second at least, or "off""#.into()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let every = Duration::from_text(text)?;
+        if every < SHORTEST_LOOK { Err(format!("{text:?} is too often")) } else { Ok(Self(Some(every))) }
     }
 }
 
