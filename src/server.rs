@@ -184,6 +184,11 @@ impl Server {
         self.self_signed.as_deref()
     }
 
+    /// Its metrics.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.state.metrics)
+    }
+
     /// Steers it while it runs.
     pub fn steering(&self) -> Steering {
         Steering(Arc::clone(&self.state))

@@ -93,7 +93,7 @@ const ROOMS: [(&str, &[&str]); 30] = [
 ];
 
 /// An outside crate and the files or folders that may name it.
-const HOMES: [(&str, &[&str]); 35] = [
+const HOMES: [(&str, &[&str]); 39] = [
     ("hickory_resolver", &["link/resolve.rs"]),
     ("quick_cache", &["routing/lookup/cache.rs"]),
     ("sqlx", &["routing/lookup/sql.rs", "routing/lookup/sql/"]),
@@ -139,8 +139,12 @@ const HOMES: [(&str, &[&str]); 35] = [
     ("clap", &["cli/", "main.rs"]),
     ("tracing_subscriber", &["process/log.rs"]),
     ("socket2", &["listener.rs", "link/connect.rs"]),
-    ("nix", &["link/connect.rs"]),
-    ("rustix", &["process/hardening.rs"]),
+    ("nix", &["link/connect.rs", "process/privileges.rs"]),
+    ("rustix", &["process/"]),
+    ("tracing_appender", &["process/log.rs"]),
+    ("landlock", &["process/confine.rs"]),
+    ("sd_notify", &["process/systemd.rs"]),
+    ("listenfd", &["process/systemd.rs"]),
 ];
 
 /// The files of `src/` without their tests, by path from there.

@@ -1,14 +1,20 @@
 //! `mailmux serve`: from the configuration to a running server, and to its end.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::interval;
 use tracing::{info, warn};
 
 use super::File;
-use crate::config::{Config, Findings, host_and_port};
-use crate::process::{Phase, Signals, harden, start_log};
+use crate::config::{Config, Finding, Findings, host_and_port};
+use crate::process::{
+    Confinement, MemoryWatch, Phase, Privileges, Signals, harden, inherited_sockets, start_log, too_much,
+};
 use crate::server::{Plan, Server};
 
 /// Run the proxy in the foreground.
@@ -26,6 +32,8 @@ pub(super) struct Serve {
 enum StartError {
     #[error("{0}")]
     Configuration(Findings),
+    #[error("mailmux: the sockets that were handed over (LISTEN_FDS) cannot be used: {0}")]
+    Inherited(io::Error),
     #[error("mailmux: cannot start the log: {0}")]
     Log(String),
     #[error("mailmux: cannot start the runtime: {0}")]
@@ -45,13 +53,27 @@ impl Serve {
     }
 
     fn serve(self) -> Result<(), StartError> {
+        // What concerns a thread alone comes before there is another: the log is the first to start one.
+        let _inherited = inherited_sockets().map_err(StartError::Inherited)?;
         let config = match &self.backend {
             Some((host, port)) => Config::for_one_backend(host, *port),
             None => self.file.load().map_err(StartError::Configuration)?,
         };
-        start_log(&config.log).map_err(|error| StartError::Log(error.to_string()))?;
+        let file = self.backend.is_none().then_some(self.file.config.as_path());
+        let privileges = Privileges::drop_to(&config.server).map_err(|finding| self.show(vec![finding]))?;
+        if let Some(file) = file {
+            readable_still(file).map_err(|finding| self.show(vec![finding]))?;
+        }
+        let confinement = Confinement::begin(&config, file, &[]);
+        let (log, _log_end) = start_log(&config.log).map_err(|error| StartError::Log(error.to_string()))?;
         let descriptors = harden();
-        info!(version = env!("CARGO_PKG_VERSION"), descriptors, "mailmux starts");
+        let memory = MemoryWatch::new(config.limits.memory);
+        info!(version = env!("CARGO_PKG_VERSION"), descriptors, memory = memory.limit(), "mailmux starts");
+        privileges.log();
+        confinement.log();
+        for words in too_much(&config.limits, descriptors, memory.limit()) {
+            warn!("{words}");
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.server.workers)
             .enable_all()
@@ -68,7 +90,9 @@ impl Serve {
                 );
             }
             let (phase, watching) = watch::channel(Phase::Running);
+            let metrics = server.metrics();
             tokio::select! {
+                () = every_second(|| metrics.log_lines_dropped(log.lines_dropped())) => {}
                 () = server.run(watching) => {}
                 () = async {
                     signals.follow(&phase, drain_timeout).await;
@@ -83,15 +107,33 @@ impl Serve {
     }
 
     fn build(&self, config: Config) -> Result<Server, StartError> {
-        // Without a file there are no places to show.
-        let show = |findings| match self.backend {
-            Some(_) => StartError::Configuration(Findings::new("mailmux".into(), String::new(), findings)),
-            None => StartError::Configuration(self.file.show(findings)),
-        };
+        let show = |findings| self.show(findings);
         let plan = Plan::load(config).map_err(show)?;
         for warning in plan.warnings() {
             warn!(key = warning.site.as_ref().map(|site| site.key.as_str()), "{}", warning.message);
         }
         plan.bind().map_err(show)
+    }
+
+    /// Without a file there are no places to show.
+    fn show(&self, findings: Vec<Finding>) -> StartError {
+        StartError::Configuration(match self.backend {
+            Some(_) => Findings::new("mailmux".into(), String::new(), findings),
+            None => self.file.show(findings),
+        })
+    }
+}
+
+/// As whoever we are now. A reload would fail otherwise, on a day when nobody expects it.
+fn readable_still(file: &Path) -> Result<(), Finding> {
+    let whole = |error| Finding { site: None, message: format!("cannot be read any more as [server] user: {error}") };
+    fs::File::open(file).map(drop).map_err(whole)
+}
+
+async fn every_second(look: impl Fn()) {
+    let mut second = interval(Duration::from_secs(1));
+    loop {
+        second.tick().await;
+        look();
     }
 }

@@ -1,11 +1,19 @@
 //! The process around the server: its phases, signals, log and privileges.
 
+mod confine;
 mod drain;
 mod hardening;
 mod log;
+mod memory;
+mod privileges;
 mod signals;
+mod systemd;
 
+pub use confine::Confinement;
 pub use drain::Phase;
-pub use hardening::harden;
-pub use log::start_log;
+pub use hardening::{harden, too_much};
+pub use log::{LogEnd, LogHandle, start_log};
+pub use memory::MemoryWatch;
+pub use privileges::Privileges;
 pub use signals::Signals;
+pub use systemd::{Notifier, inherited_sockets};
