@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::File;
 use crate::config::{Config, Finding, Findings, host_and_port};
 use crate::process::{
-    Confinement, MemoryWatch, Phase, Privileges, Signals, harden, inherited_sockets, start_log, too_much,
+    Confinement, MemoryWatch, Notifier, Phase, Privileges, Signals, harden, inherited_sockets, start_log, too_much,
 };
 use crate::server::{Plan, Server};
 
@@ -54,6 +54,7 @@ impl Serve {
 
     fn serve(self) -> Result<(), StartError> {
         // What concerns a thread alone comes before there is another: the log is the first to start one.
+        let notifier = Notifier::from_environment();
         let _inherited = inherited_sockets().map_err(StartError::Inherited)?;
         let config = match &self.backend {
             Some((host, port)) => Config::for_one_backend(host, *port),
@@ -91,6 +92,7 @@ impl Serve {
             }
             let (phase, watching) = watch::channel(Phase::Running);
             let metrics = server.metrics();
+            notifier.ready("serving");
             tokio::select! {
                 () = every_second(|| metrics.log_lines_dropped(log.lines_dropped())) => {}
                 () = server.run(watching) => {}

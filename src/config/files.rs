@@ -42,7 +42,9 @@ impl Config {
     pub fn files(&self) -> Vec<NamedFile> {
         let mut files = Vec::new();
         files.extend(self.server.read.iter().map(|at| NamedFile::new(at, Role::Folder)));
-        self.tls.certificates.iter().for_each(|pair| add_pair(&mut files, pair));
+        for pair in &self.tls.certificates {
+            add_pair(&mut files, pair);
+        }
         files.extend(self.tls.directory.iter().map(|at| NamedFile::new(at, Role::Folder)));
         match &self.tls.client_auth {
             ClientAuth::Off => {}
@@ -50,14 +52,18 @@ impl Config {
         }
         for backend in &self.backends {
             if let BackendTls::StartTls(client) | BackendTls::Implicit(client) = &backend.tls {
-                client.client.iter().for_each(|pair| add_pair(&mut files, pair));
+                if let Some(pair) = &client.client {
+                    add_pair(&mut files, pair);
+                }
                 if let Roots::File(ca) = &client.roots {
                     files.push(NamedFile::new(ca, Role::File));
                 }
             }
             files.extend(backend.health.login.iter().map(|(_, at)| NamedFile::new(at, Role::File)));
         }
-        self.lookups.iter().for_each(|lookup| add_lookup(&mut files, lookup));
+        for lookup in &self.lookups {
+            add_lookup(&mut files, lookup);
+        }
         for route in &self.routes {
             if let LoginAs::Master { password_file, .. } = &route.login {
                 files.push(NamedFile::new(password_file, Role::File));
@@ -117,15 +123,12 @@ fn decoded(text: &str) -> PathBuf {
     let mut rest = text.as_bytes();
     while let Some((first, behind)) = rest.split_first() {
         let hex = behind.get(..2).filter(|_| *first == b'%').and_then(|hex| str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &behind[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = behind;
-            }
+        if let Some(byte) = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            bytes.push(byte);
+            rest = &behind[2..];
+        } else {
+            bytes.push(*first);
+            rest = behind;
         }
     }
     OsString::from_vec(bytes).into()

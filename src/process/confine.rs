@@ -1,5 +1,5 @@
 //! Which files this process may open: those in the folders that the configuration names and that the system's libraries
-//! need, where the kernel has Landlock (landlock(7)). A fault that lets somebody read files through mailmux reads little then.
+//! need, where the kernel has Landlock (`landlock(7)`). A fault that lets somebody read files through mailmux reads little then.
 //!
 //! Folders and not files, since files get replaced. Only opening is restricted: sockets of every kind, signals and what is
 //! open already stay as they are. It holds for this thread and those it starts, so it has to come before there is another;
@@ -81,9 +81,15 @@ impl Confinement {
     /// Where that fails the process serves on without it; [`Self::log`] says so.
     pub fn begin(config: &Config, file: Option<&Path>, sockets: &[&Path]) -> Self {
         let mut folders = Folders::of_the_system();
-        file.into_iter().for_each(|file| add_folder_of(&mut folders.read, file));
-        config.files().iter().for_each(|file| folders.add(file));
-        sockets.iter().for_each(|socket| add_folder_of(&mut folders.sockets, socket));
+        if let Some(file) = file {
+            add_folder_of(&mut folders.read, file);
+        }
+        for file in config.files() {
+            folders.add(&file);
+        }
+        for socket in sockets {
+            add_folder_of(&mut folders.sockets, socket);
+        }
         let outcome = if config.server.confine { restrict(&folders) } else { Outcome::NotWanted };
         Self { folders, outcome }
     }
@@ -125,7 +131,9 @@ impl Folders {
     fn of_the_system() -> Self {
         let mut folders = Self::default();
         folders.read.extend(SYSTEM.map(PathBuf::from));
-        LINKS.iter().for_each(|link| add_folder_of(&mut folders.read, Path::new(link)));
+        for link in LINKS {
+            add_folder_of(&mut folders.read, Path::new(link));
+        }
         for path in VARIABLES.iter().filter_map(env::var_os).map(PathBuf::from) {
             add_folder_of(&mut folders.read, &path);
             folders.read.insert(path);
@@ -149,12 +157,16 @@ impl Folders {
                 // What lies in it may be a link to another place, as an ACME client's certificates are.
                 let entries = fs::read_dir(&file.path).into_iter().flatten().flatten();
                 let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
-                links.for_each(|link| add_folder_of(&mut self.read, &link.path()));
+                for link in links {
+                    add_folder_of(&mut self.read, &link.path());
+                }
             }
             Role::Database => add_folder_of(&mut self.write, &file.path),
             Role::DatabaseUrl => {
                 add_folder_of(&mut self.read, &file.path);
-                named_in(file).iter().for_each(|file| self.add(file));
+                for file in named_in(file) {
+                    self.add(&file);
+                }
             }
         }
     }
@@ -349,7 +361,9 @@ mod tests {
         let root = scratch.path();
         fs::write(root.join("etc/url"), format!("sqlite:{}\n", root.join("elsewhere/x").display())).expect("written");
         let mut folders = Folders::default();
-        config.files().iter().for_each(|file| folders.add(file));
+        for file in config.files() {
+            folders.add(&file);
+        }
         assert!(folders.read.contains(&root.join("archive")), "{folders:?}");
         let site = config.files().pop().expect("files").site;
         folders.add(&NamedFile { path: root.join("etc/url"), site, role: Role::DatabaseUrl });

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::dispatcher::{Dispatch, SetGlobalDefaultError, set_global_default};
 use tracing::level_filters::LevelFilter;
@@ -18,8 +18,10 @@ use crate::config::{Log, LogFormat, LogLevel};
 /// The most lines that wait to be written. A line is some 400 bytes and seldom more than a thousand, so that a full queue
 /// holds two to four MiB; the busiest moment of a large server fits into it.
 const QUEUE: usize = 4096;
-/// How long the end of the process waits for what is still to be written. The library waits one second more.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How often the end of the process looks for room in a full queue, and how long it waits each time: a second in all. The
+/// library waits one second more for what is in the queue.
+const LAST_TRIES: u32 = 100;
+const LAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// What can be done to the log while it runs.
 #[derive(Debug, Clone)]
@@ -96,20 +98,16 @@ impl Drop for LogEnd {
     /// The thread's own guard says on standard output that the queue is full, and panics if it cannot. So there has to be
     /// room for its last message first; an empty line finds out. Without room nobody reads, and nothing is lost by leaving.
     fn drop(&mut self) {
-        let deadline = Instant::now() + LAST_WAIT;
         let counter = self.queue.error_counter();
-        loop {
+        for _ in 0..LAST_TRIES {
             let before = counter.dropped_lines();
             if self.queue.write_all(b"").is_ok() && counter.dropped_lines() == before {
                 drop(self.thread.take());
                 return;
             }
-            if Instant::now() >= deadline {
-                std::mem::forget(self.thread.take());
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(LAST_PAUSE);
         }
+        std::mem::forget(self.thread.take());
     }
 }
 
@@ -139,6 +137,7 @@ impl<W: Write> Write for Sink<W> {
 #[cfg(test)]
 mod tests {
     use std::sync::{Mutex, MutexGuard};
+    use std::time::Instant;
 
     use tracing::dispatcher::with_default;
     use tracing::{debug, info};
@@ -227,7 +226,7 @@ mod tests {
         let begun = Instant::now();
         let dropped = thread::spawn(move || drop(end));
         dropped.join().expect("no panic");
-        assert!(begun.elapsed() < LAST_WAIT * 3, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < LAST_PAUSE * LAST_TRIES * 5, "{:?}", begun.elapsed());
         drop(blocked);
     }
 

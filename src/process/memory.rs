@@ -78,7 +78,7 @@ fn is_scarce(before: bool, used: u64, limit: u64) -> bool {
     used >= limit / 100 * mark
 }
 
-/// The memory of this process that is in RAM: the second number of proc_pid_statm(5).
+/// The memory of this process that is in RAM: the second number of `proc_pid_statm(5)`.
 fn resident() -> Option<u64> {
     let pages = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse::<u64>().ok()?;
     pages.checked_mul(u64::try_from(page_size()).ok()?)
@@ -89,7 +89,7 @@ fn container_limit() -> Option<u64> {
     limit_in(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new(CGROUPS))
 }
 
-/// `groups` is a text as in cgroups(7): `0::/path` in version 2, `4:memory:/path` in version 1.
+/// `groups` is a text as in `cgroups(7)`: `0::/path` in version 2, `4:memory:/path` in version 1.
 fn limit_in(groups: &str, mount: &Path) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);

@@ -1,4 +1,4 @@
-//! The process around the server: its phases, signals, log and privileges.
+//! The process around the server: its phases, signals, log, privileges, memory, and whoever started it.
 
 mod confine;
 mod drain;

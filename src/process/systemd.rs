@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)), and the sockets it hands over (sd_listen_fds(3)). Started by anybody else, nobody is
+//! What systemd is told (`sd_notify(3)`), and the sockets it hands over (`sd_listen_fds(3)`). Started by anybody else, nobody is
 //! told anything. The environment is only read here, since changing it is not safe once there are threads.
 
 use std::env;
@@ -94,4 +94,60 @@ pub fn inherited_sockets() -> io::Result<Vec<TcpListener>> {
         }
     }
     Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::os::fd::OwnedFd;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Says in a process of its own which test is the one that is started by another.
+    const CHILD: &str = "MAILMUX_TEST_CHILD";
+
+    /// Started by the next test with a socket as its descriptor 3.
+    #[test]
+    fn child_that_takes_sockets() {
+        if env::var_os(CHILD).is_none() {
+            return;
+        }
+        let sockets = inherited_sockets().expect("sockets");
+        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().expect("bound")).collect();
+        println!("taken: {addresses:?} {:?}", env::var_os("LISTEN_FDS"));
+        assert_eq!(inherited_sockets().expect("none").len(), 0, "they are taken once");
+    }
+
+    #[test]
+    fn sockets_that_were_handed_over_are_taken() {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = socket.local_addr().expect("bound");
+        let waiting = TcpStream::connect(address).expect("it listens already");
+        let run = |variables: &str| {
+            let script = format!("exec 3<&0 0</dev/null; {variables} exec \"$0\" --exact --nocapture \"$1\"");
+            let output = Command::new("sh")
+                .args(["-c", &script])
+                .arg(env::current_exe().expect("our path"))
+                .arg("process::systemd::tests::child_that_takes_sockets")
+                .env(CHILD, "1")
+                .stdin(Stdio::from(OwnedFd::from(socket.try_clone().expect("another"))))
+                .output()
+                .expect("started");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let taken = format!("taken: [{address}] None");
+        let shown = run("LISTEN_FDS=1");
+        assert!(shown.contains(&taken), "{shown}");
+        let shown = run("LISTEN_PID=$$ LISTEN_FDS=1");
+        assert!(shown.contains(&taken), "{shown}");
+        let shown = run("LISTEN_PID=1 LISTEN_FDS=1");
+        assert!(shown.contains("taken: []"), "meant for another: {shown}");
+        drop(waiting);
+    }
+
+    #[test]
+    fn a_status_is_one_line() {
+        assert_eq!(one_line("a\nREADY=1\r\n"), "a READY=1  ");
+    }
 }
