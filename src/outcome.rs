@@ -39,11 +39,12 @@ pub enum Limit {
     FailuresPerUser,
     MaxLinks,
     MaxLinksPerUser,
+    Memory,
 }
 
 impl Limit {
     /// All of them, for metrics that exist before the first event.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Sessions,
         Self::SessionsPerNetwork,
         Self::SessionsPerUser,
@@ -53,6 +54,7 @@ impl Limit {
         Self::FailuresPerUser,
         Self::MaxLinks,
         Self::MaxLinksPerUser,
+        Self::Memory,
     ];
 
     /// The label: the key.
@@ -67,6 +69,7 @@ impl Limit {
             Self::FailuresPerUser => "failures_per_user",
             Self::MaxLinks => "max_links",
             Self::MaxLinksPerUser => "max_links_per_user",
+            Self::Memory => "memory",
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What operators do to a running server: give it another configuration, take a backend out of use and put it back, hold a
 //! user's logins, move a user. Here is the work itself; who may ask for it, and how, is the business of `admin/` and `cli/`.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,9 @@ use tracing::{error, info, warn};
 use crate::backend::Backend;
 use crate::config::{Config, Finding, Findings};
 use crate::imap::UserName;
+use crate::metrics::Metrics;
 use crate::outcome::Ending;
+use crate::process::Role;
 use crate::server::{Order, State};
 
 /// Sessions that are told to leave a backend are told so over this time, so that their clients do not all come back at once.
@@ -237,6 +241,28 @@ impl Steering {
         state.pool.dismiss_user(user);
         info!(%user, dismissed, "kicked");
         dismissed
+    }
+
+    /// All listening sockets once more, for who comes after this process.
+    ///
+    /// # Errors
+    /// They cannot be had.
+    pub async fn share(&self) -> io::Result<Vec<(Role, OwnedFd)>> {
+        let (answer, answered) = oneshot::channel();
+        let stopped = || io::Error::other("mailmux has stopped");
+        self.orders.send(Order::Share(answer)).await.map_err(|_| stopped())?;
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Accepts nothing any more here, the admin port's included: somebody else does.
+    pub async fn close(&self) {
+        // Who has stopped has closed them.
+        let _ = self.orders.send(Order::Close).await;
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.state().metrics)
     }
 
     /// Tells all sessions to leave, the quiet ones first, spread over `time`; returns when none is left or the time is over,

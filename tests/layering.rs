@@ -88,14 +88,14 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "tls",
         ],
     ),
-    ("steer", &["backend", "config", "imap", "outcome", "server"]),
+    ("steer", &["backend", "config", "imap", "metrics", "outcome", "process", "server"]),
     ("admin", &["config", "imap", "metrics", "process", "steer"]),
     ("conduct", &["process", "steer"]),
     ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),
 ];
 
 /// An outside crate and the files or folders that may name it.
-const HOMES: [(&str, &[&str]); 36] = [
+const HOMES: [(&str, &[&str]); 40] = [
     ("hickory_resolver", &["link/resolve.rs"]),
     ("quick_cache", &["routing/lookup/cache.rs"]),
     ("sqlx", &["routing/lookup/sql.rs", "routing/lookup/sql/"]),
@@ -142,8 +142,12 @@ const HOMES: [(&str, &[&str]); 36] = [
     ("clap", &["cli/", "main.rs"]),
     ("tracing_subscriber", &["process/log.rs"]),
     ("socket2", &["listener.rs", "link/connect.rs", "server/admin_doors.rs"]),
-    ("nix", &["link/connect.rs"]),
+    ("nix", &["link/connect.rs", "process/privileges.rs"]),
     ("rustix", &["process/", "link/connect.rs", "server/admin_doors.rs"]),
+    ("tracing_appender", &["process/log.rs"]),
+    ("landlock", &["process/confine.rs"]),
+    ("sd_notify", &["process/systemd.rs"]),
+    ("listenfd", &["process/systemd.rs"]),
 ];
 
 /// The files of `src/` without their tests, by path from there.

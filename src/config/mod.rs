@@ -1,9 +1,11 @@
 //! The configuration as the rest of the program sees it: checked, with every default filled in and every name resolved
 //! to an index. After this no room tests a setting again. `file.rs` knows the shape of the TOML, `check.rs` turns one into
-//! the other and collects every mistake, `finding.rs` shows a mistake with its place.
+//! the other and collects every mistake, `finding.rs` shows a mistake with its place, `files.rs` lists the files that are
+//! named.
 
 mod check;
 mod file;
+mod files;
 mod finding;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use files::{NamedFile, Role};
 pub use finding::{Finding, Findings, Site};
 
 /// A whole configuration.
@@ -81,6 +84,10 @@ impl Config {
     /// What is otherwise than in a configuration that is in use, and cannot be changed while the process runs.
     pub fn what_cannot_change_since(&self, other: &Self) -> Vec<Finding> {
         let changed = [
+            ("server.user", self.server.user != other.server.user),
+            ("server.group", self.server.group != other.server.group),
+            ("server.confine", self.server.confine != other.server.confine),
+            ("server.read", self.server.read != other.server.read),
             ("server.workers", self.server.workers != other.server.workers),
             ("log.format", self.log.format != other.log.format),
         ];
@@ -147,6 +154,14 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Who is asked for names; empty: those of the system.
     pub name_servers: Vec<SocketAddr>,
+    /// Whom to become when started as root.
+    pub user: Option<At<String>>,
+    /// The group to become then; `None`: the user's.
+    pub group: Option<At<String>>,
+    /// Whether the kernel is asked to refuse all files that are not needed.
+    pub confine: bool,
+    /// Folders that may be read all the same.
+    pub read: Vec<At<PathBuf>>,
 }
 
 /// One `[[listener]]`.
@@ -626,6 +641,19 @@ pub struct Limits {
     pub failures_per_user: Option<Rate>,
     /// Networks to which none of the limits per network applies, nor the one on failures per user.
     pub exempt: Vec<IpNet>,
+    /// The memory that there is; when most of it is used, nobody new is let in.
+    pub memory: Memory,
+}
+
+/// How much memory there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// As much as the container has.
+    Auto,
+    /// So much.
+    Bytes(u64),
+    /// Nobody is turned away for it.
+    Off,
 }
 
 /// `{ rate = "10/m", burst = 10 }`

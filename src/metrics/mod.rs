@@ -63,6 +63,7 @@ pub struct Metrics {
     predecessor_sessions: IntGauge,
     accept_errors: IntCounter,
     internal_errors: IntCounter,
+    log_lines_dropped: IntCounter,
 }
 
 impl fmt::Debug for Metrics {
@@ -214,6 +215,13 @@ impl Metrics {
                 &registry,
                 IntCounter::new("mailmux_internal_errors_total", "Faults of mailmux itself; each is a bug.")?,
             )?,
+            log_lines_dropped: registered(
+                &registry,
+                IntCounter::new(
+                    "mailmux_log_lines_dropped_total",
+                    "Log lines that were lost, because they could not be written (in time).",
+                )?,
+            )?,
             registry,
         };
         metrics.start_closed_lists();
@@ -356,6 +364,11 @@ impl Metrics {
     /// `accept` failed.
     pub fn accept_error(&self) {
         self.accept_errors.inc();
+    }
+
+    /// So many lines of the log were lost since the start of the process.
+    pub fn log_lines_dropped(&self, total: u64) {
+        self.log_lines_dropped.inc_by(total.saturating_sub(self.log_lines_dropped.get()));
     }
 
     /// Everything in Prometheus' text format.

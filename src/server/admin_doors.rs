@@ -211,6 +211,15 @@ impl AdminSocket {
     }
 }
 
+impl From<AdminSocket> for OwnedFd {
+    fn from(socket: AdminSocket) -> Self {
+        match socket {
+            AdminSocket::Tcp(tcp) => tcp.into(),
+            AdminSocket::Unix(unix) => unix.into(),
+        }
+    }
+}
+
 /// A socket that only its owner can open, from its first moment on: Linux gives the file the mode that the socket has when it
 /// is bound. It is made beside and then put in its place, so that what a process that has crashed left behind is no hindrance.
 fn open_path(path: &Path) -> io::Result<UnixListener> {

@@ -198,6 +198,10 @@ async fn accept(
     };
     let serve = |tcp: TcpStream, peer: SocketAddr| {
         let Front { state, door } = fronts.borrow().clone();
+        if state.memory.is_scarce() {
+            state.metrics.limited(Limit::Memory);
+            return;
+        }
         let Ok(entry) = state.admission.enter() else {
             state.metrics.limited(Limit::Sessions);
             return;

@@ -7,30 +7,34 @@ mod doors;
 mod plan;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tracing::warn;
 
 use crate::admission::Admission;
 use crate::config::{self, Config, Finding};
 use crate::limits::Limits;
 use crate::link::{Dialling, Names};
+use crate::listener::Inherited;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, Returns};
 use crate::probe::Prober;
-use crate::process::Phase;
+use crate::process::{Confinement, LogHandle, MemoryWatch, Phase, Role};
 use crate::routing::Router;
 use crate::session::Grid;
 use crate::sessions::Sessions;
 use crate::steer::Steering;
-use crate::tls::Acceptor;
+use crate::tls::{Acceptor, Stamp, Watch};
 
-use admin_doors::AdminDoors;
+use admin_doors::{AdminDoors, AdminPlace, AdminSocket};
 pub use doors::Door;
 use doors::Doors;
 pub use plan::Plan;
@@ -68,6 +72,9 @@ pub struct State {
     pub(crate) dialling: Arc<Dialling>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) memory: Arc<MemoryWatch>,
+    pub(crate) log: Option<LogHandle>,
+    pub(crate) confinement: Option<Arc<Confinement>>,
 }
 
 /// What a running server can be told to do to itself.
@@ -77,22 +84,41 @@ pub(crate) enum Order {
     Adopt(Box<Config>, Answer),
     /// To read the certificates anew.
     Certificates(Answer),
+    /// To give all listening sockets once more, for who comes after this process.
+    Share(oneshot::Sender<io::Result<Vec<(Role, OwnedFd)>>>),
+    /// To close them here: somebody else accepts.
+    Close,
+}
+
+/// Where a server finds itself.
+#[derive(Default)]
+pub struct Surroundings {
+    /// Sockets that are open already.
+    pub sockets: Vec<(Option<Role>, OwnedFd)>,
+    /// The log, whose level a reload may change.
+    pub log: Option<LogHandle>,
+    /// What the process may open, which a reload must keep to.
+    pub confinement: Option<Confinement>,
 }
 
 /// Whom to tell what came of an order.
 pub(crate) type Answer = oneshot::Sender<Result<Vec<Finding>, Vec<Finding>>>;
 
 impl Plan {
-    /// Binds all listeners.
+    /// Binds all listeners, where they are not there already.
     ///
     /// # Errors
     /// Every address that cannot be bound. Must be called within a runtime.
-    pub fn bind(self) -> Result<Server, Vec<Finding>> {
+    pub fn bind(self, surroundings: Surroundings) -> Result<Server, Vec<Finding>> {
+        let Surroundings { sockets, log, confinement } = surroundings;
+        let (inherited, inherited_by_admin) = sorted(sockets).map_err(|error| {
+            vec![general(format!("a socket that was handed over cannot be used: {error}"))]
+        })?;
         let no_randomness = |_| vec![general("there is no randomness on this machine".to_owned())];
         let mut findings = Vec::new();
-        let mut doors = Doors::default();
+        let mut doors = Doors::inheriting(inherited);
         let fitted = collect(&mut findings, doors.fit(&self.config.listeners));
-        let mut admin = AdminDoors::default();
+        let mut admin = AdminDoors::inheriting(inherited_by_admin);
         let admin_fitted = collect(&mut findings, admin.fit(self.config.admin.as_ref()));
         let (Some(fitted), Some(admin_fitted)) = (fitted, admin_fitted) else { return Err(findings) };
         let (pool, returns) = Pool::new(self.config.pool.clone()).map_err(no_randomness)?;
@@ -106,6 +132,9 @@ impl Plan {
             dialling: Arc::new(Dialling::new(names(&self.config), Vec::new())),
             sessions: Arc::default(),
             pool: Arc::new(pool),
+            memory: Arc::new(MemoryWatch::new(self.config.limits.memory)),
+            log,
+            confinement: confinement.map(Arc::new),
             config: self.config,
         };
         let state = Arc::new(state);
@@ -131,6 +160,9 @@ impl State {
             backend.take_over();
         }
         self.pool.adopt(self.config.pool.clone(), self.config.timeouts.backend_connect, self.router.backends());
+        if let Some(log) = &self.log {
+            log.set_level(self.config.log.level);
+        }
         self.tell_metrics();
         self.metrics.configured();
     }
@@ -152,6 +184,11 @@ impl State {
             admission: Arc::new(self.admission.renewed(&config.limits)),
             acceptor,
             refusals: self.refusals.renewed(config.timeouts.refusal_grid),
+            memory: if config.limits.memory == self.config.limits.memory {
+                Arc::clone(&self.memory)
+            } else {
+                Arc::new(MemoryWatch::new(config.limits.memory))
+            },
             config,
             ..self.clone()
         }
@@ -164,7 +201,7 @@ impl Server {
     /// # Errors
     /// Everything that is wrong.
     pub fn build(config: Config) -> Result<Self, Vec<Finding>> {
-        Plan::load(config)?.bind()
+        Plan::load(config)?.bind(Surroundings::default())
     }
 
     /// The listeners' names and the addresses they are bound to.
@@ -200,6 +237,8 @@ impl Server {
         running.admin.begin(&phase, &state.metrics, &running.steering);
         running.probe(probers);
         let sweeper = spawn(sweep(running.current.subscribe()));
+        let watch = spawn(watch_certificates(running.current.subscribe(), running.steering.clone()));
+        let memory = spawn(watch_memory(running.current.subscribe()));
         let pool = spawn(Arc::clone(&state.pool).run(returns, Arc::clone(&state.dialling)));
         drop(state);
         let (mut left, mut stopped) = (phase.clone(), phase);
@@ -221,8 +260,7 @@ impl Server {
                 warn!("some sessions did not end when told to; leaving them behind");
             }
         }
-        sweeper.abort();
-        pool.abort();
+        [sweeper, watch, memory, pool].iter().for_each(JoinHandle::abort);
         running.probes.iter().for_each(|(_, probe)| probe.abort());
     }
 }
@@ -245,6 +283,16 @@ impl Running {
         let (answer, order) = match order {
             Order::Adopt(config, answer) => (answer, Some(config)),
             Order::Certificates(answer) => (answer, None),
+            Order::Share(answer) => {
+                // Whoever gave the order may have gone away.
+                let _ = answer.send(self.share());
+                return;
+            }
+            Order::Close => {
+                self.doors.close();
+                self.admin.close();
+                return;
+            }
         };
         let carried_out = async {
             match order {
@@ -260,10 +308,26 @@ impl Running {
         let _ = answer.send(outcome);
     }
 
+    fn share(&self) -> io::Result<Vec<(Role, OwnedFd)>> {
+        let listeners = self.doors.share()?.into_iter();
+        let listeners = listeners.map(|(address, socket)| (Role::Listener(address), socket.into()));
+        let admin = self.admin.share()?.into_iter().map(|(place, socket)| match (place, socket) {
+            (AdminPlace::Address(address), socket) => (Role::AdminAddress(address), socket.into()),
+            (AdminPlace::Path(path), socket) => (Role::AdminPath(path), socket.into()),
+        });
+        Ok(listeners.chain(admin).collect())
+    }
+
     /// Reads everything, binds what is new, and then puts it all in place without a moment in between. Sessions keep what
     /// they began with.
     async fn adopt(&mut self, config: Config) -> Result<Vec<Finding>, Vec<Finding>> {
         let before = Arc::clone(&self.current.borrow());
+        if let Some(confinement) = &before.confinement {
+            let closed = confinement.refuses(&config);
+            if !closed.is_empty() {
+                return Err(closed);
+            }
+        }
         let state = Arc::clone(&before);
         // A million lines or thousands of certificates take a while.
         let read = spawn_blocking(move || Plan::after(config, &state)).await;
@@ -344,6 +408,39 @@ async fn until(phase: &mut watch::Receiver<Phase>, far: Phase) {
     let _ = phase.wait_for(|phase| *phase >= far).await;
 }
 
+/// Looks at the certificates' files now and then, and has them read when they have changed.
+async fn watch_certificates(current: watch::Receiver<Arc<State>>, steering: Steering) {
+    let look = |state: &Arc<State>| {
+        let state = Arc::clone(state);
+        spawn_blocking(move || Stamp::of(&state.config.tls))
+    };
+    let mut state = Arc::clone(&current.borrow());
+    let Ok(stamp) = look(&state).await else { return };
+    let mut watch = Watch::new(stamp);
+    loop {
+        let Some(wait) = state.config.tls.watch else {
+            sleep(SWEEP).await;
+            state = Arc::clone(&current.borrow());
+            continue;
+        };
+        sleep(wait).await;
+        state = Arc::clone(&current.borrow());
+        let Ok(stamp) = look(&state).await else { return };
+        if watch.look(stamp) && state.acceptor.is_some() {
+            steering.renew_certificates().await;
+        }
+    }
+}
+
+async fn watch_memory(current: watch::Receiver<Arc<State>>) {
+    let mut second = interval(Duration::from_secs(1));
+    loop {
+        second.tick().await;
+        let memory = Arc::clone(&current.borrow().memory);
+        memory.look();
+    }
+}
+
 async fn sweep(current: watch::Receiver<Arc<State>>) {
     let mut tick = interval(SWEEP);
     loop {
@@ -357,6 +454,28 @@ async fn sweep(current: watch::Receiver<Arc<State>>) {
 #[expect(clippy::disallowed_methods, reason = "the one place where tasks are born")]
 fn spawn<F: Future<Output = ()> + Send + 'static>(task: F) -> JoinHandle<()> {
     tokio::spawn(task)
+}
+
+/// Sockets that are there already, by whom they are for. Those of systemd tell by their address alone.
+#[expect(clippy::type_complexity, reason = "two lists")]
+fn sorted(
+    sockets: Vec<(Option<Role>, OwnedFd)>,
+) -> io::Result<(Inherited, Vec<(AdminPlace, AdminSocket)>)> {
+    let (mut doors, mut admin) = (Inherited::default(), Vec::new());
+    for (role, socket) in sockets {
+        match role {
+            None => doors.add(None, TcpListener::from(socket))?,
+            Some(Role::Listener(address)) => doors.add(Some(address), TcpListener::from(socket))?,
+            Some(Role::AdminAddress(address)) => {
+                admin.push((AdminPlace::Address(address), AdminSocket::Tcp(TcpListener::from(socket))));
+            }
+            Some(Role::AdminPath(path)) => {
+                admin.push((AdminPlace::Path(path), AdminSocket::Unix(UnixListener::from(socket))));
+            }
+            Some(Role::Elder) => {}
+        }
+    }
+    Ok((doors, admin))
 }
 
 fn collect<T>(findings: &mut Vec<Finding>, result: Result<T, Vec<Finding>>) -> Option<T> {

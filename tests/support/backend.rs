@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::client::{Client, GREETING};
 use super::{hear, hear_end, hear_line, reset, soon};
 
 /// A listening socket on loopback.
@@ -47,6 +48,17 @@ impl Backend {
         let command = call.hear_command().await;
         call.say(format!("{} OK [CAPABILITY IMAP4rev1 IDLE] in\r\n", call.tag).as_bytes()).await;
         (call, command)
+    }
+
+    /// Lets a user in at mailmux, who says a word that arrives here.
+    pub async fn session(&self, address: SocketAddr) {
+        let mut client = Client::connect(address).await;
+        client.hear(GREETING).await;
+        client.say("b LOGIN ann pass\r\n").await;
+        let (mut call, _) = self.let_in().await;
+        client.hear("b OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+        client.say("c NOOP\r\n").await;
+        call.hear(b"c NOOP\r\n").await;
     }
 
     /// Nobody has called, and nobody is about to.

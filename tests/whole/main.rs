@@ -38,6 +38,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod beginning;
 mod hostile;
 mod limits;
 mod metrics;

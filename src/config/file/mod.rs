@@ -20,8 +20,8 @@ use serde::Deserialize;
 pub(super) use toml::Spanned;
 
 use super::{
-    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, Pooling, ProxyVersion, Rate,
-    Rewrite, TlsVersion,
+    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, Memory, Pooling, ProxyVersion,
+    Rate, Rewrite, TlsVersion,
 };
 
 pub(super) use lookups::{Group, Health, Line, Lookup, MaybeCache};
@@ -52,11 +52,23 @@ pub(super) struct Server {
     pub(super) workers: Count<0, 1024>,
     pub(super) drain_timeout: Text<Duration>,
     pub(super) name_servers: Vec<Text<SocketAddr>>,
+    pub(super) user: Option<Written<Line>>,
+    pub(super) group: Option<Written<Line>>,
+    pub(super) confine: bool,
+    pub(super) read: Vec<Written<PathBuf>>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { workers: Count(0), drain_timeout: Text(Duration::from_mins(5)), name_servers: Vec::new() }
+        Self {
+            workers: Count(0),
+            drain_timeout: Text(Duration::from_mins(5)),
+            name_servers: Vec::new(),
+            user: None,
+            group: None,
+            confine: true,
+            read: Vec::new(),
+        }
     }
 }
 
@@ -230,6 +242,7 @@ pub(super) struct Limits {
     pub(super) failures_per_network: MaybeRate,
     pub(super) failures_per_user: MaybeRate,
     pub(super) exempt: Vec<Text<IpNet>>,
+    pub(super) memory: Text<Memory>,
 }
 
 impl Default for Limits {
@@ -243,6 +256,7 @@ impl Default for Limits {
             failures_per_network: rate(10, Duration::from_mins(1), 10),
             failures_per_user: rate(10, Duration::from_mins(1), 10),
             exempt: loopback().map(Text).into(),
+            memory: Text(Memory::Auto),
         }
     }
 }
