@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-
 use crate::config;
 use crate::network::{is_in, network_of};
 use crate::outcome::Limit;

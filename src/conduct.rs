@@ -57,7 +57,8 @@ enum End {
 }
 
 impl Conductor {
-    /// Follows the signals until the phase is [`Phase::Stopped`].
+    /// Follows the signals, for ever: the server has ended when the last session has, or soon after the phase is
+    /// [`Phase::Stopped`].
     pub async fn conduct(mut self, mut signals: Signals) {
         let elders = Arc::default();
         let lines = std::mem::take(&mut self.elders);
@@ -65,7 +66,6 @@ impl Conductor {
             () = self.look_after(&elders, lines) => {}
             () = self.live(&mut signals, &elders) => {}
         }
-        self.phase.send_replace(Phase::Stopped);
     }
 
     async fn live(&self, signals: &mut Signals, elders: &Elders) {
@@ -89,6 +89,8 @@ impl Conductor {
             }
         };
         self.drain(signals, end).await;
+        self.phase.send_replace(Phase::Stopped);
+        std::future::pending::<()>().await;
     }
 
     /// Starts the new process. `None`: nothing has changed.
@@ -123,14 +125,17 @@ impl Conductor {
     async fn drain(&self, signals: &mut Signals, end: End) {
         let time = self.steering.drain_timeout();
         info!(timeout_s = time.as_secs(), "draining: no new connections, the quiet sessions are told to leave first");
-        self.phase.send_replace(Phase::Draining);
         let (line, mut more) = match end {
             End::Asked => {
+                self.phase.send_replace(Phase::Draining);
                 self.notifier.stopping();
                 (None, 1)
             }
-            // The first one asks for what is being done.
-            End::Succeeded(line) => (Some(line), 2),
+            End::Succeeded(line) => {
+                self.phase.send_replace(Phase::Succeeded);
+                // The first signal asks for what is being done.
+                (Some(line), 2)
+            }
         };
         let asked_again = async {
             while more > 0 {

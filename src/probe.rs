@@ -71,7 +71,9 @@ impl Prober {
         };
         let backend = &self.backend;
         match result {
-            Err((Some(BackendError::Local), why)) => debug!(backend = backend.config.name, why, "it could not be probed"),
+            Err((Some(BackendError::Local), why)) => {
+                debug!(backend = backend.config.name, why, "it could not be probed")
+            }
             Ok(()) => {
                 backend.metrics.probed("ok");
                 if self.login.is_some() {

@@ -265,11 +265,15 @@ impl Steering {
         Arc::clone(&self.state().metrics)
     }
 
-    /// Tells all sessions to leave, the quiet ones first, spread over `time`; returns when none is left or the time is over,
-    /// with the number of those that are. It does not keep new ones from coming.
-    pub async fn see_off(&self, time: Duration) -> usize {
+    /// Tells all sessions to leave, the quiet ones first, spread over `time`; returns when that is over, with the number of those
+    /// that are left; `told` hears it meanwhile. It does not keep new ones from coming.
+    pub async fn see_off(&self, time: Duration, told: impl Fn(usize)) -> usize {
         let state = self.state();
-        state.sessions.see_off(Instant::now() + time, |left| state.metrics.draining(left)).await;
+        let told = |left| {
+            state.metrics.draining(left);
+            told(left);
+        };
+        state.sessions.see_off(Instant::now() + time, told).await;
         state.sessions.count()
     }
 

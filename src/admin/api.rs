@@ -121,7 +121,10 @@ fn failed(error: &SteerError) -> Response {
 }
 
 fn no_user() -> Response {
-    said(StatusCode::BAD_REQUEST, &json!({ "error": "that is no user's name: it is empty or holds a control character" }))
+    said(
+        StatusCode::BAD_REQUEST,
+        &json!({ "error": "that is no user's name: it is empty or holds a control character" }),
+    )
 }
 
 fn said(status: StatusCode, what: &Value) -> Response {

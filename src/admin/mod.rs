@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use aws_lc_rs::constant_time;
 use axum::extract::{Request, State as Shared};
-use axum::{Extension, Router};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -173,7 +173,7 @@ async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
 async fn ready(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str) {
     match *state.phase.borrow() {
         Phase::Running => (StatusCode::OK, "ready"),
-        Phase::Draining | Phase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        Phase::Succeeded | Phase::Draining | Phase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     }
 }
 

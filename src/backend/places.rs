@@ -336,10 +336,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn with_fewer_places_nobody_loses_one_and_with_more_who_waits_gets_one() {
         let places = Places::new(3, 0);
-        let mut taken: Vec<_> = [take(&places, "ann").await, take(&places, "bob").await, take(&places, "cid").await].into();
+        let mut taken: Vec<_> =
+            [take(&places, "ann").await, take(&places, "bob").await, take(&places, "cid").await].into();
         places.resize(1, 0);
         taken.truncate(1);
-        assert_eq!(take(&places, "dan").await.err(), Some(Limit::MaxLinks), "two of three are gone, and one is all there may be");
+        assert_eq!(
+            take(&places, "dan").await.err(),
+            Some(Limit::MaxLinks),
+            "two of three are gone, and one is all there may be"
+        );
         places.resize(2, 0);
         let dan = take(&places, "dan").await;
         assert!(dan.is_ok() && take(&places, "eve").await.is_err());

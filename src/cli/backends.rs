@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::admin::{self, escaped, number};
 use super::File;
+use super::admin::{self, escaped, number};
 use crate::config::duration;
 
 /// A backend to be taken out of use.

@@ -97,7 +97,10 @@ impl Serve {
             }
             let (phase, watching) = watch::channel(Phase::Running);
             let conductor = Conductor { steering: server.steering(), phase, notifier, program, log, elders };
-            tokio::join!(server.run(watching), conductor.conduct(signals));
+            tokio::select! {
+                () = server.run(watching) => {}
+                () = conductor.conduct(signals) => {}
+            }
             Ok(())
         });
         runtime.shutdown_background();

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::admin::{self, escaped, number};
 use super::File;
+use super::admin::{self, escaped, number};
 
 /// A user.
 #[derive(Debug, clap::Args)]

@@ -191,7 +191,11 @@ mod tests {
         names.resolver.as_ref().expect("one").clear_cache();
         assert_eq!(first(&names).await, Ok("127.0.0.3:143".parse().expect("an address")), "DNS is gone");
         let names = Names::new(&[responder(answer).await]).expect("settings").knowing(&names);
-        assert_eq!(first(&names).await, Ok("127.0.0.3:143".parse().expect("an address")), "asked elsewhere, in vain too");
+        assert_eq!(
+            first(&names).await,
+            Ok("127.0.0.3:143".parse().expect("an address")),
+            "asked elsewhere, in vain too"
+        );
         let other = names.addresses("other.example.test.", 143).await.expect_err("never heard of");
         assert!(other.starts_with("other.example.test.: "), "{other}");
     }

@@ -32,7 +32,8 @@ async fn an_address_in_use_is_a_finding_with_a_remedy() {
     assert_eq!(finding.site.map(|site| site.span), Some(3..9));
     assert!(finding.message.starts_with(&format!("cannot listen on {address}: ")), "{}", finding.message);
     assert!(finding.message.ends_with("(`ss -ltnp` shows it) or choose another port"), "{}", finding.message);
-    let finding = Bound::bind(&listener("192.0.2.1:0"), &mut Inherited::default()).expect_err("a documentation address");
+    let finding =
+        Bound::bind(&listener("192.0.2.1:0"), &mut Inherited::default()).expect_err("a documentation address");
     assert!(finding.message.contains("an address that this machine has"), "{}", finding.message);
 }
 

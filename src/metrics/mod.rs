@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::imap::Mechanism;
@@ -197,7 +197,10 @@ impl Metrics {
                     "When the configuration that is in use was read, seconds since 1970.",
                 )?,
             )?,
-            draining: gauge("mailmux_draining", "1 while the process accepts no new connections and waits for its end.")?,
+            draining: gauge(
+                "mailmux_draining",
+                "1 while the process accepts no new connections and waits for its end.",
+            )?,
             drain_remaining: gauge(
                 "mailmux_drain_sessions_remaining",
                 "Sessions that a process which is draining still has.",

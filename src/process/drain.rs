@@ -5,7 +5,9 @@
 pub enum Phase {
     /// Serving.
     Running,
-    /// No new connections; those that are logged in live on.
+    /// Another process accepts; sessions live on here, also those that are about to log in.
+    Succeeded,
+    /// No new connections; those who have not logged in are sent away, the others live on.
     Draining,
     /// Everything ends now.
     Stopped,

@@ -101,7 +101,8 @@ impl Router {
         let places = Arc::new(places);
         let mut lookups = Vec::new();
         for lookup in &config.lookups {
-            match Lookup::load(lookup, config, &places, metrics, before.and_then(|before| before.lookup(&lookup.name))) {
+            match Lookup::load(lookup, config, &places, metrics, before.and_then(|before| before.lookup(&lookup.name)))
+            {
                 Ok(lookup) => lookups.push(lookup),
                 Err(more) => findings.extend(more),
             }

@@ -111,9 +111,8 @@ impl Plan {
     /// Every address that cannot be bound. Must be called within a runtime.
     pub fn bind(self, surroundings: Surroundings) -> Result<Server, Vec<Finding>> {
         let Surroundings { sockets, log, confinement } = surroundings;
-        let (inherited, inherited_by_admin) = sorted(sockets).map_err(|error| {
-            vec![general(format!("a socket that was handed over cannot be used: {error}"))]
-        })?;
+        let (inherited, inherited_by_admin) = sorted(sockets)
+            .map_err(|error| vec![general(format!("a socket that was handed over cannot be used: {error}"))])?;
         let no_randomness = |_| vec![general("there is no randomness on this machine".to_owned())];
         let mut findings = Vec::new();
         let mut doors = Doors::inheriting(inherited);
@@ -232,7 +231,8 @@ impl Server {
         // Held by every listener and session, never sent on: when the last holder is gone, everybody is.
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
         let state = Arc::clone(&current.borrow());
-        let mut running = Running { current, doors, admin, probes: Vec::new(), phase: phase.clone(), alive: Some(alive), steering };
+        let mut running =
+            Running { current, doors, admin, probes: Vec::new(), phase: phase.clone(), alive: Some(alive), steering };
         running.doors.begin(&phase, running.alive.as_ref());
         running.admin.begin(&phase, &state.metrics, &running.steering);
         running.probe(probers);
@@ -245,7 +245,7 @@ impl Server {
         let was_stopped = loop {
             tokio::select! {
                 () = until(&mut stopped, Phase::Stopped) => break true,
-                () = until(&mut left, Phase::Draining), if running.alive.is_some() => {
+                () = until(&mut left, Phase::Succeeded), if running.alive.is_some() => {
                     running.alive = None;
                     running.doors.close();
                 }
@@ -458,9 +458,7 @@ fn spawn<F: Future<Output = ()> + Send + 'static>(task: F) -> JoinHandle<()> {
 
 /// Sockets that are there already, by whom they are for. Those of systemd tell by their address alone.
 #[expect(clippy::type_complexity, reason = "two lists")]
-fn sorted(
-    sockets: Vec<(Option<Role>, OwnedFd)>,
-) -> io::Result<(Inherited, Vec<(AdminPlace, AdminSocket)>)> {
+fn sorted(sockets: Vec<(Option<Role>, OwnedFd)>) -> io::Result<(Inherited, Vec<(AdminPlace, AdminSocket)>)> {
     let (mut doors, mut admin) = (Inherited::default(), Vec::new());
     for (role, socket) in sockets {
         match role {

@@ -406,7 +406,8 @@ impl<'a> Attempt<'a> {
         backend.complete(&mut place, self.patience()).await.map_err(LinkError::limited)?;
         let caller = self.caller(id);
         let link =
-            Link::open(backend, &self.server.dialling, Some(&caller), self.server.config.timeouts.backend_connect).await?;
+            Link::open(backend, &self.server.dialling, Some(&caller), self.server.config.timeouts.backend_connect)
+                .await?;
         Ok(link.in_place(place))
     }
 

@@ -173,7 +173,8 @@ impl Session {
         let Some(acceptor) = &self.server.acceptor else { return Err(Ending::Internal) };
         let done = tokio::select! {
             done = timeout_at(deadline, acceptor.accept(tcp)) => done,
-            _ = self.phase.wait_for(|phase| *phase != Phase::Running) => return Err(Ending::Stopping),
+            // A drain waits: it can be told under TLS alone.
+            _ = self.phase.wait_for(|phase| *phase == Phase::Stopped) => return Err(Ending::Stopping),
         };
         match done {
             Ok(Ok(done)) => {

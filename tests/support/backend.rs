@@ -102,6 +102,16 @@ impl Call {
         command.to_owned()
     }
 
+    /// Says OK to every command, for as long as the test lasts.
+    pub fn answer_everything_with_ok(mut self) {
+        tokio::spawn(async move {
+            loop {
+                self.hear_command().await;
+                self.say(format!("{} OK\r\n", self.tag).as_bytes()).await;
+            }
+        });
+    }
+
     pub async fn hear_line(&mut self) -> String {
         hear_line(&mut self.tcp, "the backend").await
     }

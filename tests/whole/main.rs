@@ -46,6 +46,7 @@ mod pool;
 mod process;
 mod proxy;
 mod relay;
+mod reload;
 mod routing;
 mod steering;
 mod tls;

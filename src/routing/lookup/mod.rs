@@ -202,7 +202,9 @@ impl Lookup {
         let negative = |kept: &Kept| !matches!(kept, Kept::Found(_));
         // The source's own time is bounded below that of the whole, so that there is some left for a stale answer.
         let bounded = async {
-            timeout(self.config.timeout.mul_f64(0.9), asking).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+            timeout(self.config.timeout.mul_f64(0.9), asking)
+                .await
+                .unwrap_or_else(|_| Err("no answer in time".to_owned()))
         };
         let (kept, way) = cache.answer(key, negative, bounded).await?;
         self.metrics.kept(match way {
