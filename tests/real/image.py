@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from world import MAILMUX, ROOT, USERS, Case, free_port, until
+from world import MAILMUX, ROOT, Case, free_port, until
 
 BUILD = ROOT / "deploy/container/build"
 IMAGE = "localhost/mailmux-test"

@@ -171,7 +171,8 @@ class Pod(Rendered):
         for old, new in (("[::]:1993", imaps), ("[::]:1143", free_port()), ("[::]:9143", admin)):
             self.assertIn(old, toml)
             toml = toml.replace(old, f"127.0.0.1:{new}")
-        files["mailmux.toml"] = toml.replace('["10.0.0.0/16"]', "[]").encode()
+        toml = toml.replace('["10.0.0.0/16"]', "[]").replace('directory = "tls"', 'directory = "tls"\nwatch = "1s"')
+        files["mailmux.toml"] = toml.encode()
         self.swap(home, files, mode, "..2026_11_26_11_00_01.2")
         arguments = [word.replace("/etc/mailmux", str(home)) for word in self.container["args"]]
         log = open(self.folder / "log", "wb")
