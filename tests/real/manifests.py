@@ -158,7 +158,7 @@ class Pod(Rendered):
             if not (home / name).is_symlink():
                 (home / name).symlink_to(f"..data/{name}")
 
-    def test_it_serves_and_takes_a_renewed_certificate(self):
+    def test_it_serves_and_takes_what_is_new(self):
         home = self.folder / "etc"
         home.mkdir()
         files, mode = self.mounted()
@@ -198,6 +198,15 @@ class Pod(Rendered):
         self.assertEqual(ask("/metrics"), 401)
         self.assertEqual(ask("/metrics", Authorization="Bearer " + files["admin.token"].decode()), 200)
 
+        # As the kustomization tells people to do it, with a mistake in the file and without.
+        reload = [MAILMUX, "reload", "--config", home / "mailmux.toml"]
+        self.swap(home, files | {"users.map": b"@example.org\torange\n"}, mode, "..2026_11_26_11_30_00.3")
+        done = subprocess.run(reload, capture_output=True, timeout=WAIT, **as_nobody)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertIn(b"orange", done.stdout + done.stderr)
+        self.swap(home, files, mode, "..2026_11_26_11_31_00.4")
+        run(*reload, **as_nobody)
+
         def shown():
             return ssl.get_server_certificate(("127.0.0.1", imaps), timeout=WAIT)
 
@@ -208,6 +217,6 @@ class Pod(Rendered):
         make_certificates(renewed, "second")
         files["tls/mail.pem"] = (renewed / "mail.pem").read_bytes()
         files["tls/mail.key"] = (renewed / "mail.key").read_bytes()
-        self.swap(home, files, mode, "..2026_11_26_12_00_00.3")
+        self.swap(home, files, mode, "..2026_11_26_12_00_00.5")
         until(lambda: shown() != first, "the new certificate to be shown")
         self.assertIn(shown().strip(), files["tls/mail.pem"].decode())
