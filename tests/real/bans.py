@@ -93,6 +93,9 @@ backend = "blue"
 [[route]]
 domain = "away.example.org"
 backend = "away"
+[[route]]
+domain = "moving.example.org"
+reject = "Closed for moving."
 [limits]
 failures_per_user = {{ rate = "1/h", burst = 2 }}
 failures_per_network = {{ rate = "1/h", burst = 3 }}
@@ -111,6 +114,7 @@ format = "{format}"
             "2001:db8::2": wrong(PEOPLE[1], "a") + wrong("nobody@example.net", "a"),
             "198.51.100.3": at(PEOPLE[2], RIGHT, b"OK "),
             "198.51.100.4": at("ann@away.example.org", "a", away),
+            "198.51.100.5": at("ann@moving.example.org", "a", b"NO Closed for moving."),
             # The third and the fourth are refused for the limits, of the user and of the network.
             "198.51.100.6": wrong(PEOPLE[3], "a", "b") + at(PEOPLE[3], "c", limit),
             "198.51.100.7": wrong(PEOPLE[4], "a") + wrong(PEOPLE[5], "a") + wrong("x", "a") + at(PEOPLE[6], RIGHT, limit),
