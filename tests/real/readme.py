@@ -41,12 +41,14 @@ def has_help(path):
     return check
 
 
-def is_shell(path):
-    """A script without a --help."""
+def is_script(path):
+    """A script of the project that says in its head how it is called, and can be read by its shell."""
 
     def check(case, command):
-        case.assertTrue(os.access(ROOT / path, os.X_OK), path)
-        subprocess.run(["bash", "-n", ROOT / path], check=True)
+        script = ROOT / path
+        case.assertTrue(os.access(script, os.X_OK), path)
+        case.assertRegex(script.read_text(), rf"^(?:#.*\n)*#   {re.escape(path)}")
+        subprocess.run(["bash", "-n", script], check=True)
 
     return check
 
@@ -67,6 +69,26 @@ def is_the_units_user(case, command):
     case.assertIn(f"\nUser={command.split()[-1]}\n", unit)
 
 
+def is_the_image(case, command):
+    """The name is that of the build, and the ports are those of the image."""
+    case.assertIn(f"tag={command.split()[-1]} ", (ROOT / "deploy/container/build").read_text())
+    exposed = re.search(r"^EXPOSE (.*)$", (ROOT / "deploy/container/Containerfile").read_text(), re.M)[1].split()
+    published = re.findall(r"--publish \d+:(\d+)", command)
+    case.assertTrue(published)
+    case.assertLessEqual(set(published), set(exposed))
+
+
+def is_a_secret(case, command):
+    """The pods want one of this name, in this namespace."""
+    namespace, name = re.search(r"--namespace (\S+) create secret \w+ (\S+)", command).groups()
+    case.assertRegex((ROOT / "deploy/kubernetes/deployment.yaml").read_text(), rf"secretName: {name}\n|secret:\n +name: {name}\n")
+    is_namespace(case, namespace)
+
+
+def is_namespace(case, command):
+    case.assertIn(f"\nnamespace: {command.split()[-1]}\n", (ROOT / "deploy/kubernetes/kustomization.yaml").read_text())
+
+
 def knows_backend(case, command):
     case.assertIn("--backend", command)
     said = subprocess.run([MAILMUX, "serve", "--help"], capture_output=True, text=True, check=True).stdout
@@ -77,7 +99,17 @@ def knows_backend(case, command):
 CANNOT = (
     (r"tests/run( \w+)?", "this is part of it", has_help("tests/run")),
     (r"deploy/quickstart", "a step of its own of tests/run", has_help("deploy/quickstart")),
-    (r"deploy/package", "takes minutes", is_shell("deploy/package")),
+    (r"tests/endurance", "takes minutes", is_script("tests/endurance")),
+    (r"tests/hard-days", "takes minutes, and root", is_script("tests/hard-days")),
+    (r"tests/package", "takes minutes, and root", is_script("tests/package")),
+    (r"tests/container", "takes a minute, and root", is_script("tests/container")),
+    (r"tests/kubernetes", "asks PyPI for a program", is_script("tests/kubernetes")),
+    (r"deploy/package", "takes minutes; tests/package does it", is_script("deploy/package")),
+    (r"deploy/container/build", "takes minutes; tests/container does it", is_script("deploy/container/build")),
+    (r"podman run .*", "there may be no podman; tests/container does it", is_the_image),
+    (r"kubectl .* create secret (?:tls|generic) .*", "there is no cluster", is_a_secret),
+    (r"kubectl create namespace mailmux", "there is no cluster", is_namespace),
+    (r"kubectl apply --kustomize deploy/kubernetes", "there is no cluster; tests/kubernetes looks at what it would apply", is_there("deploy/kubernetes/kustomization.yaml")),
     (r"benches/webmail/run", "takes minutes", has_help("benches/webmail/run")),
     (r"cargo bench --bench \w+", "takes minutes", is_bench),
     (r"cargo build --release( --locked)?", "takes minutes; the tests run on another build of the same", is_binary),
