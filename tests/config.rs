@@ -43,7 +43,7 @@ fn meaning(text: &str) -> String {
 
 #[test]
 fn good_files_load() {
-    for path in files("tests/config/valid").iter().chain(&files("config")) {
+    for path in files("tests/config/valid").iter().chain(&files("config")).chain(&files("config/migrate")) {
         if let Err(findings) = Config::load(path) {
             panic!("{findings}");
         }
