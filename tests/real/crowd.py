@@ -7,8 +7,11 @@ What happens to them is written down here and judged in endurance.py and hard_da
 import asyncio
 import collections
 import itertools
+import os
 import re
+import selectors
 import socket
+import ssl
 import threading
 import time
 
@@ -74,7 +77,7 @@ class Wire(asyncio.Protocol):
             raise Refused(line.decode(errors="replace"))
 
     def connection_made(self, transport):
-        self.transport = transport
+        self.transport, self.loop = transport, asyncio.get_running_loop()
 
     def data_received(self, data):
         self.buffer += data
@@ -85,7 +88,8 @@ class Wire(asyncio.Protocol):
         self.news.set()
 
     def close(self):
-        self.transport.abort()
+        """From any thread."""
+        self.loop.call_soon_threadsafe(self.transport.abort)
 
     async def more(self):
         if self.ended is not None:
@@ -147,6 +151,11 @@ class Wire(asyncio.Protocol):
         tag = self.send(b"IDLE")
         await self.continuation()
         return tag
+
+    async def wake(self, tag):
+        """From IDLE."""
+        self.transport.write(b"DONE\r\n")
+        return await self.answer(tag)
 
     async def end(self):
         """Everything that is said until the other side closes."""
@@ -348,9 +357,8 @@ class Resident:
         async with asyncio.timeout(PATIENCE):
             tag = await self.wire.idle()
         await self.hear(4 * self.breath)
-        self.wire.transport.write(b"DONE\r\n")
         async with asyncio.timeout(PATIENCE):
-            await self.wire.answer(tag)
+            await self.wire.wake(tag)
 
     async def asks(self):
         await self.hear(self.breath)
@@ -388,3 +396,71 @@ def refuses(port):
         return False
     except ConnectionRefusedError:
         return True
+
+
+def storm(port, ca, count, within, at):
+    """So many at once, over that many seconds from a moment of time.time() on. Each shakes hands, is greeted, and goes; gives how
+    long each waited for its greeting, and what went wrong. There is no time for asyncio."""
+    context = ssl.create_default_context(cafile=ca)
+    waited, wrong = [], []
+    selector = selectors.DefaultSelector()
+    come, there = 0, set()
+
+    def arrive():
+        client = context.wrap_socket(socket.socket(), server_hostname="localhost", do_handshake_on_connect=False)
+        client.setblocking(False)
+        client.connect_ex(("127.0.0.1", port))
+        steps = visit(client, time.monotonic())
+        there.add(client)
+        selector.register(client, selectors.EVENT_WRITE, steps)
+
+    def visit(client, began):
+        """What it waits for, in turn."""
+        yield selectors.EVENT_WRITE
+        failed = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failed:
+            raise OSError(failed, os.strerror(failed))
+        socket.socket.connect(client, ("127.0.0.1", port))
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                yield selectors.EVENT_READ
+        heard = b""
+        while b"\r\n" not in heard:
+            try:
+                if not (data := client.recv(4096)):
+                    raise OSError(f"closed after {heard!r}")
+                heard += data
+            except ssl.SSLWantReadError:
+                yield selectors.EVENT_READ
+        if not heard.startswith(b"* OK"):
+            raise OSError(f"{heard!r}")
+        waited.append(time.monotonic() - began)
+        client.send(b"x LOGOUT\r\n")
+
+    time.sleep(max(0, at - time.time()))
+    end = at + 2 * PATIENCE
+    while come < count or there:
+        while come < count and time.time() >= at + within * come / count:
+            arrive()
+            come += 1
+        for key, _ in selector.select(0.001 if come < count else 1):
+            client = key.fileobj
+            try:
+                selector.modify(client, next(key.data), key.data)
+                continue
+            except StopIteration:
+                pass
+            except OSError as error:
+                wrong.append(repr(error))
+            selector.unregister(client)
+            client.close()
+            there.discard(client)
+        if time.time() > end:
+            wrong += ["no greeting"] * len(there)
+            break
+    for client in there:
+        client.close()
+    return waited, wrong

@@ -121,19 +121,26 @@ class Generations(Mailmux):
 
     def stop(self):
         """A second signal ends what the first one has left."""
-        for _ in range(2):
+
+        def ended():
             for pid in self.pids():
-                try:
-                    os.kill(pid, signal.SIGTERM)
-                except ProcessLookupError:
-                    pass
+                signal_to(pid, signal.SIGTERM)
+            return not self.pids()
+
         try:
-            self.process.wait(WAIT)
-            until(lambda: not self.pids(), "all of them to end")
+            until(ended, "all of them to end")
         finally:
             for pid in self.pids():
-                os.kill(pid, signal.SIGKILL)
+                signal_to(pid, signal.SIGKILL)
+            self.process.wait(WAIT)
             self.notices.close()
+
+
+def signal_to(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
 
 
 class Scrapes:

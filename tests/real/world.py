@@ -150,9 +150,17 @@ class Mailmux:
         return (done.stdout + done.stderr).decode(), done.returncode
 
     def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.send_signal(signal.SIGTERM)
+        """Two signals that come at once are one, so it is told again until it has ended."""
+
+        def ended():
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+            return self.process.poll() is not None
+
+        try:
+            until(ended, "mailmux to end")
+        finally:
+            self.process.kill()
             self.process.wait(WAIT)
 
 
