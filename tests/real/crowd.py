@@ -40,6 +40,7 @@ class Wire(asyncio.Protocol):
     """One IMAP connection. What was heard before it ended is heard, however it ended."""
 
     tags = itertools.count()
+    there = set()
 
     def __init__(self):
         self.buffer = bytearray()
@@ -78,12 +79,14 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport, self.loop = transport, asyncio.get_running_loop()
+        Wire.there.add(self)
 
     def data_received(self, data):
         self.buffer += data
         self.news.set()
 
     def connection_lost(self, error):
+        Wire.there.discard(self)
         self.ended = repr(error) if error else "closed"
         self.news.set()
 
@@ -188,8 +191,12 @@ class Loop:
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
             for task in tasks:
                 task.cancel()
+            for wire in [wire for wire in Wire.there if wire.loop is self.loop]:
+                wire.transport.abort()
             if tasks:
                 await asyncio.wait(tasks, timeout=5)
+            while any(wire.loop is self.loop for wire in Wire.there):
+                await asyncio.sleep(0.01)
 
         if not self.loop.is_closed():
             self.begin(everybody_out()).result(PATIENCE)

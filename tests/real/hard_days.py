@@ -179,6 +179,9 @@ class OnThisMachine(HardDay):
         self.clients.run(wire.command(b"LOGOUT", bye=True))
         self.logged(r"session closed", full)
         self.ask(here)
+        broken = [line for line in self.mailmux.log().splitlines() if not re.fullmatch(r"\d{4}-\d\d-\d\dT\S+ +[A-Z]+ (?!.*\d{4}-\d\d-\d\dT).*", line)]
+        self.assertEqual(broken, [], "a line that could be written in part is a line all the same")
+        self.logged(r"WARN .*lines", size)
         print(f"\n    {served} sessions while the disk was full, {dropped:.0f} lines lost, and counted; the log goes on with:")
         print("    " + self.mailmux.log()[full:].strip().splitlines()[0][:200])
 
