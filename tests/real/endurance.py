@@ -238,7 +238,7 @@ relay_idle = "{30 + number % 5}m"
 
 
 class Upgrades(Steady):
-    DRAIN = 4
+    DRAIN = 4 if UPGRADES > 5 else 2
 
     @classmethod
     def start(cls):
@@ -333,7 +333,7 @@ class Upgrades(Steady):
 class Drains(Steady):
     """How mailmux stops. Each test has its own."""
 
-    TIME = 10 if IDLE > 100 else 5
+    TIME = 10 if IDLE > 100 else 4
 
     @classmethod
     def start(cls):
