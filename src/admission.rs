@@ -37,6 +37,7 @@ impl Admission {
 
     /// The same with other limits: who is in stays counted, and so do those who came of late, unless it is their rate that
     /// has changed.
+    #[must_use]
     pub fn renewed(&self, limits: &config::Limits) -> Self {
         let is_same = limits.connects_per_network == self.limits.connects_per_network;
         Self {

@@ -186,9 +186,9 @@ impl Conductor {
         loop {
             tokio::select! {
                 _ = second.tick() => {
-                    metrics.log_lines_dropped(self.log.lines_dropped());
+                    metrics.life().log_lines_dropped(self.log.lines_dropped());
                     let (processes, sessions) = elders.count();
-                    metrics.predecessors(processes, sessions);
+                    metrics.life().predecessors(processes, sessions);
                 }
                 _ = bark.tick(), if watchdog.is_some() => self.notifier.watchdog(),
                 () = elders.handed_on.notified() => hearing.shutdown().await,

@@ -43,7 +43,7 @@ type Claim = (User, Option<IpAddr>);
 
 /// What users and networks have done of late.
 pub struct Limits {
-    limits: config::Limits,
+    config: config::Limits,
     key: hmac::Key,
     sessions: Arc<Tally<User>>,
     logins: Option<Arc<Rates<Claim>>>,
@@ -76,7 +76,7 @@ impl Limits {
     /// There is no randomness for the key.
     pub fn new(limits: &config::Limits) -> Result<Self, aws_lc_rs::error::Unspecified> {
         Ok(Self {
-            limits: limits.clone(),
+            config: limits.clone(),
             key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?,
             sessions: Arc::default(),
             logins: rates(limits.logins_per_user),
@@ -87,10 +87,11 @@ impl Limits {
     }
 
     /// The same with other limits: what users and networks have done counts on, where the rate is the same.
+    #[must_use]
     pub fn renewed(&self, limits: &config::Limits) -> Self {
-        let old = &self.limits;
+        let old = &self.config;
         Self {
-            limits: limits.clone(),
+            config: limits.clone(),
             key: self.key.clone(),
             sessions: Arc::clone(&self.sessions),
             logins: if limits.logins_per_user == old.logins_per_user {
@@ -119,7 +120,7 @@ impl Limits {
     pub fn check(&self, login: &Login, client: IpAddr) -> Result<(), Limit> {
         let network = network_of(client);
         let claim = self.claim(login, network);
-        if !is_in(client, &self.limits.exempt) {
+        if !is_in(client, &self.config.exempt) {
             let is_known = claim.1.is_some();
             if !is_known && self.network_failures.as_ref().is_some_and(|failures| failures.are_too_many(network)) {
                 return Err(Limit::FailuresPerNetwork);
@@ -137,7 +138,7 @@ impl Limits {
 
     /// The attempt was made with a wrong secret, or for a user that does not exist.
     pub fn failed(&self, login: &Login, client: IpAddr) {
-        if is_in(client, &self.limits.exempt) {
+        if is_in(client, &self.config.exempt) {
             return;
         }
         let network = network_of(client);
@@ -177,7 +178,7 @@ impl Limits {
     /// It has as many as it may have.
     pub fn session(&self, login: &Login) -> Result<UserPermit, Limit> {
         let user = self.hashed(login.authzid.as_ref().unwrap_or(&login.user));
-        self.sessions.enter(user, self.limits.sessions_per_user).map(UserPermit).ok_or(Limit::SessionsPerUser)
+        self.sessions.enter(user, self.config.sessions_per_user).map(UserPermit).ok_or(Limit::SessionsPerUser)
     }
 
     /// Forgets what need not be remembered; to be called now and then.

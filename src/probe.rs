@@ -72,7 +72,7 @@ impl Prober {
         let backend = &self.backend;
         match result {
             Err((Some(BackendError::Local), why)) => {
-                debug!(backend = backend.config.name, why, "it could not be probed")
+                debug!(backend = backend.config.name, why, "it could not be probed");
             }
             Ok(()) => {
                 backend.metrics.probed("ok");

@@ -74,7 +74,7 @@ impl Steering {
     /// Everything that is wrong with it; nothing has changed then.
     pub async fn reload(&self) -> Result<Findings, Findings> {
         let outcome = self.reload_quietly().await;
-        self.state().metrics.reloaded(outcome.is_ok());
+        self.state().metrics.life().reloaded(outcome.is_ok());
         match &outcome {
             Ok(warnings) => {
                 for warning in warnings.shown() {
@@ -125,7 +125,7 @@ impl Steering {
     /// Reads the certificates anew, and nothing else. Log and metrics tell of it.
     pub async fn renew_certificates(&self) {
         let outcome = self.order(Order::Certificates).await;
-        self.state().metrics.certificates_reloaded(outcome.is_ok());
+        self.state().metrics.life().certificates_reloaded(outcome.is_ok());
         match outcome {
             Ok(warnings) => {
                 for Finding { message, .. } in warnings {
@@ -270,7 +270,7 @@ impl Steering {
     pub async fn see_off(&self, time: Duration, told: impl Fn(usize)) -> usize {
         let state = self.state();
         let told = |left| {
-            state.metrics.draining(left);
+            state.metrics.life().draining(left);
             told(left);
         };
         state.sessions.see_off(Instant::now() + time, told).await;

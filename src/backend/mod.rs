@@ -159,6 +159,7 @@ impl Backend {
 
     /// The same backend with other settings: who is there is counted on, and what is known of its health holds, unless it is
     /// reached in another way now. It stands beside this one until [`Backend::take_over`].
+    #[must_use]
     pub fn renewed(&self, config: config::Backend, connector: Option<Connector>) -> Self {
         let health = if self.is_reached_like(&config) {
             Arc::clone(&self.health)

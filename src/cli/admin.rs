@@ -18,7 +18,7 @@ use super::File;
 use crate::config::Admin;
 use crate::secret_file;
 
-/// Nothing was done, since the answer was no.
+/// Nothing was done, since the answer was no, or the configuration cannot be read.
 const REFUSED: u8 = 1;
 /// Nothing was done, since nobody could be asked.
 const UNREACHABLE: u8 = 2;
@@ -58,11 +58,16 @@ pub(super) fn ask(file: &File, path: &str, show: impl Fn(&Value) -> String) -> E
             ExitCode::SUCCESS
         }
         Ok(answer) => {
-            let why = answer.said.get("error").and_then(Value::as_str).unwrap_or(answer.text.trim());
+            let why = answer.said.get("error").and_then(Value::as_str).unwrap_or_else(|| answer.text.trim());
             for finding in strings(&answer.said, "findings") {
                 eprintln!("{finding}");
             }
             eprintln!("mailmux: {why}");
+            ExitCode::from(REFUSED)
+        }
+        // Whoever runs would refuse it too.
+        Err(Unreachable::Configuration(findings)) => {
+            eprint!("{findings}");
             ExitCode::from(REFUSED)
         }
         Err(why) => {

@@ -3,19 +3,20 @@
 //!
 //! Labels come from the configuration or from closed lists, never from what a peer sends, and every series exists from
 //! the start, so that a rate over it is right from its first event on. Those of backends and their links are in
-//! `backend.rs`.
+//! `backend.rs`, those of the process in `life.rs`.
 
 mod backend;
+mod life;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::imap::Mechanism;
@@ -23,6 +24,7 @@ use crate::outcome::{Ending, LOGIN_OUTCOMES, Limit};
 
 use backend::Backends;
 pub use backend::{BackendError, BackendMetrics, Checkout, Counted, Eviction};
+pub use life::Life;
 
 /// Connecting and logging in: 1 ms to 30 s.
 const LATENCY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -54,16 +56,9 @@ pub struct Metrics {
     certificate_expiry: GaugeVec,
     /// The names under which certificates are shown.
     certificates: Mutex<BTreeSet<String>>,
-    reloads: IntCounterVec,
-    certificate_reloads: IntCounterVec,
-    last_reload: Gauge,
-    draining: IntGauge,
-    drain_remaining: IntGauge,
-    predecessors: IntGauge,
-    predecessor_sessions: IntGauge,
+    life: Life,
     accept_errors: IntCounter,
     internal_errors: IntCounter,
-    log_lines_dropped: IntCounter,
 }
 
 impl fmt::Debug for Metrics {
@@ -124,7 +119,6 @@ impl Metrics {
             let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
             registered(&registry, vec)
         };
-        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
         gauges("mailmux_build_info", "The version that is running; always 1.", &["version"])?
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
@@ -180,36 +174,7 @@ impl Metrics {
                 )?,
             )?,
             certificates: Mutex::default(),
-            reloads: counters(
-                "mailmux_config_reloads_total",
-                "Reloads of the configuration; one that failed has changed nothing.",
-                &["outcome"],
-            )?,
-            certificate_reloads: counters(
-                "mailmux_certificate_reloads_total",
-                "Reloads of certificates whose files had changed; one that failed has changed nothing.",
-                &["outcome"],
-            )?,
-            last_reload: registered(
-                &registry,
-                Gauge::new(
-                    "mailmux_config_last_reload_success_timestamp_seconds",
-                    "When the configuration that is in use was read, seconds since 1970.",
-                )?,
-            )?,
-            draining: gauge(
-                "mailmux_draining",
-                "1 while the process accepts no new connections and waits for its end.",
-            )?,
-            drain_remaining: gauge(
-                "mailmux_drain_sessions_remaining",
-                "Sessions that a process which is draining still has.",
-            )?,
-            predecessors: gauge(
-                "mailmux_predecessors",
-                "Older processes that still drain after an upgrade to this one.",
-            )?,
-            predecessor_sessions: gauge("mailmux_predecessor_sessions", "Sessions that these still have.")?,
+            life: Life::new(&registry)?,
             accept_errors: registered(
                 &registry,
                 IntCounter::new("mailmux_accept_errors_total", "Failed accepts (out of file descriptors ...).")?,
@@ -217,13 +182,6 @@ impl Metrics {
             internal_errors: registered(
                 &registry,
                 IntCounter::new("mailmux_internal_errors_total", "Faults of mailmux itself; each is a bug.")?,
-            )?,
-            log_lines_dropped: registered(
-                &registry,
-                IntCounter::new(
-                    "mailmux_log_lines_dropped_total",
-                    "Log lines that were lost, because they could not be written (in time).",
-                )?,
             )?,
             registry,
         };
@@ -245,10 +203,6 @@ impl Metrics {
         }
         for outcome in ["v1", "v2", "bad"] {
             self.proxy_headers.with_label_values(&[outcome]);
-        }
-        for outcome in ["ok", "failed"] {
-            self.reloads.with_label_values(&[outcome]);
-            self.certificate_reloads.with_label_values(&[outcome]);
         }
     }
 
@@ -327,35 +281,9 @@ impl Metrics {
         }
     }
 
-    /// A configuration was read and is in use, or was refused.
-    pub fn reloaded(&self, ok: bool) {
-        self.reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
-        if ok {
-            self.configured();
-        }
-    }
-
-    /// The configuration that is in use was read just now.
-    pub fn configured(&self) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.last_reload.set(now.as_secs_f64());
-    }
-
-    /// Certificates were read because their files had changed.
-    pub fn certificates_reloaded(&self, ok: bool) {
-        self.certificate_reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
-    }
-
-    /// The process drains, and so many sessions are left.
-    pub fn draining(&self, sessions: usize) {
-        self.draining.set(1);
-        self.drain_remaining.set(i64::try_from(sessions).unwrap_or(i64::MAX));
-    }
-
-    /// Older processes, and the sessions that they have.
-    pub fn predecessors(&self, processes: usize, sessions: usize) {
-        self.predecessors.set(i64::try_from(processes).unwrap_or(i64::MAX));
-        self.predecessor_sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
+    /// Those of the process's own life.
+    pub fn life(&self) -> &Life {
+        &self.life
     }
 
     /// The configuration names these backends, and no others: whether another is up is not told any more. What was counted
@@ -367,11 +295,6 @@ impl Metrics {
     /// `accept` failed.
     pub fn accept_error(&self) {
         self.accept_errors.inc();
-    }
-
-    /// So many lines of the log were lost since the start of the process.
-    pub fn log_lines_dropped(&self, total: u64) {
-        self.log_lines_dropped.inc_by(total.saturating_sub(self.log_lines_dropped.get()));
     }
 
     /// Everything in Prometheus' text format.

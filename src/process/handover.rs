@@ -33,7 +33,7 @@ const READY: &str = "ready";
 /// What systemd has told the old process is not for the new one.
 const NOT_FOR_IT: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 /// How long a new process may take until it serves: it reads a million users and thousands of certificates.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// How long the old one may take to say anything.
 const PATIENCE: Duration = Duration::from_secs(10);
 

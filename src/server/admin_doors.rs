@@ -111,12 +111,11 @@ impl AdminDoors {
         self.token.send_replace(token);
         let mut before = std::mem::take(&mut self.open);
         for (place, sockets) in fitted.0 {
-            match sockets {
-                Some((spare, bound)) => self.open.push(AdminDoor { place, spare, bound: Some(bound), open: None }),
-                None => {
-                    let at = before.iter().position(|door| door.place == place);
-                    self.open.extend(at.map(|at| before.swap_remove(at)));
-                }
+            if let Some((spare, bound)) = sockets {
+                self.open.push(AdminDoor { place, spare, bound: Some(bound), open: None });
+            } else {
+                let at = before.iter().position(|door| door.place == place);
+                self.open.extend(at.map(|at| before.swap_remove(at)));
             }
         }
         for gone in before {
@@ -132,10 +131,9 @@ impl AdminDoors {
     pub(super) fn begin(&mut self, phase: &watch::Receiver<Phase>, metrics: &Arc<Metrics>, steering: &Steering) {
         for door in &mut self.open {
             let Some(listener) = door.bound.take().and_then(|bound| bound.into_listener().ok()) else { continue };
-            match door.address() {
-                Some(address) => info!(%address, "admin port listening"),
-                None => info!(place = %door.place, "admin port listening"),
-            }
+            // The port that was asked for may have been 0.
+            let address = door.address().map_or_else(|| door.place.clone(), AdminPlace::Address);
+            info!(%address, "admin port listening");
             let (open, closed) = oneshot::channel();
             door.open = Some(open);
             let state = admin::State {

@@ -66,6 +66,8 @@ pub struct State {
     pub(crate) admission: Arc<Admission>,
     /// There when a listener speaks TLS.
     pub(crate) acceptor: Option<Arc<Acceptor>>,
+    /// How the files of certificates were just before they were read.
+    stamp: Stamp,
     pub(crate) refusals: Grid,
     // The same for all configurations.
     pub(crate) metrics: Arc<Metrics>,
@@ -126,6 +128,7 @@ impl Plan {
             limits: Arc::new(Limits::new(&self.config.limits).map_err(no_randomness)?),
             admission: Arc::new(Admission::new(&self.config.limits)),
             acceptor: self.acceptor,
+            stamp: self.stamp,
             refusals: Grid::new(self.config.timeouts.refusal_grid),
             metrics: self.metrics,
             dialling: Arc::new(Dialling::new(names(&self.config), Vec::new())),
@@ -163,7 +166,7 @@ impl State {
             log.set_level(self.config.log.level);
         }
         self.tell_metrics();
-        self.metrics.configured();
+        self.metrics.life().configured();
     }
 
     /// Shows what the configuration names, and nothing else.
@@ -176,12 +179,13 @@ impl State {
 
     /// With another configuration.
     fn renewed(&self, plan: Plan) -> Self {
-        let Plan { config, router, acceptor, .. } = plan;
+        let Plan { config, router, acceptor, stamp, .. } = plan;
         Self {
             router: Arc::new(router),
             limits: Arc::new(self.limits.renewed(&config.limits)),
             admission: Arc::new(self.admission.renewed(&config.limits)),
             acceptor,
+            stamp,
             refusals: self.refusals.renewed(config.timeouts.refusal_grid),
             memory: if config.limits.memory == self.config.limits.memory {
                 Arc::clone(&self.memory)
@@ -231,8 +235,16 @@ impl Server {
         // Held by every listener and session, never sent on: when the last holder is gone, everybody is.
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
         let state = Arc::clone(&current.borrow());
-        let mut running =
-            Running { current, doors, admin, probes: Vec::new(), phase: phase.clone(), alive: Some(alive), steering };
+        let mut running = Running {
+            current,
+            doors,
+            admin,
+            probes: Vec::new(),
+            phase: phase.clone(),
+            alive: Some(alive),
+            steering,
+            warnings: Vec::new(),
+        };
         running.doors.begin(&phase, running.alive.as_ref());
         running.admin.begin(&phase, &state.metrics, &running.steering);
         running.probe(probers);
@@ -261,7 +273,9 @@ impl Server {
             }
         }
         [sweeper, watch, memory, pool].iter().for_each(JoinHandle::abort);
-        running.probes.iter().for_each(|(_, probe)| probe.abort());
+        for (_, probe) in running.probes {
+            probe.abort();
+        }
     }
 }
 
@@ -275,6 +289,8 @@ struct Running {
     /// There while connections are accepted.
     alive: Option<mpsc::Sender<Infallible>>,
     steering: Steering,
+    /// What was worth a word when everything was read last.
+    warnings: Vec<Finding>,
 }
 
 impl Running {
@@ -364,6 +380,7 @@ impl Running {
         state.settle(&self.doors);
         before.router.retire(&state.router);
         self.probe(probers);
+        self.warnings.clone_from(&warnings);
         Ok(warnings)
     }
 
@@ -373,15 +390,19 @@ impl Running {
         let state = Arc::clone(&before);
         let read = spawn_blocking(move || {
             let mut warnings = Vec::new();
+            let stamp = Stamp::of(&state.config.tls);
             let acceptor = plan::load_acceptor(&state.config, Some(&state), &mut warnings, &mut None)?;
-            Ok((acceptor, warnings))
+            Ok((acceptor, stamp, warnings))
         });
-        let (acceptor, warnings) = read.await.unwrap_or_else(|_| Err(vec![a_fault()]))?;
-        let state = Arc::new(State { acceptor, ..(*before).clone() });
+        let (acceptor, stamp, warnings) = read.await.unwrap_or_else(|_| Err(vec![a_fault()]))?;
+        let state = Arc::new(State { acceptor, stamp, ..(*before).clone() });
         self.current.send_replace(Arc::clone(&state));
         self.doors.renew(&state);
         state.tell_metrics();
-        Ok(warnings)
+        // What was said before is not said at each renewal again.
+        let new = warnings.iter().filter(|warning| !self.warnings.contains(warning)).cloned().collect();
+        self.warnings = warnings;
+        Ok(new)
     }
 
     /// Has these backends probed from now on, and no others. Who is probed already goes on.
@@ -398,7 +419,9 @@ impl Running {
                 (prober, task)
             });
         }
-        old.iter().for_each(|(_, probe)| probe.abort());
+        for (_, probe) in old {
+            probe.abort();
+        }
     }
 }
 
@@ -415,8 +438,7 @@ async fn watch_certificates(current: watch::Receiver<Arc<State>>, steering: Stee
         spawn_blocking(move || Stamp::of(&state.config.tls))
     };
     let mut state = Arc::clone(&current.borrow());
-    let Ok(stamp) = look(&state).await else { return };
-    let mut watch = Watch::new(stamp);
+    let mut watch = Watch::new(state.stamp);
     loop {
         let Some(wait) = state.config.tls.watch else {
             sleep(SWEEP).await;
@@ -424,7 +446,12 @@ async fn watch_certificates(current: watch::Receiver<Arc<State>>, steering: Stee
             continue;
         };
         sleep(wait).await;
-        state = Arc::clone(&current.borrow());
+        let now = Arc::clone(&current.borrow());
+        if now.stamp != state.stamp {
+            // Read meanwhile, by a reload.
+            watch = Watch::new(now.stamp);
+        }
+        state = now;
         let Ok(stamp) = look(&state).await else { return };
         if watch.look(stamp) && state.acceptor.is_some() {
             steering.renew_certificates().await;
@@ -457,7 +484,6 @@ fn spawn<F: Future<Output = ()> + Send + 'static>(task: F) -> JoinHandle<()> {
 }
 
 /// Sockets that are there already, by whom they are for. Those of systemd tell by their address alone.
-#[expect(clippy::type_complexity, reason = "two lists")]
 fn sorted(sockets: Vec<(Option<Role>, OwnedFd)>) -> io::Result<(Inherited, Vec<(AdminPlace, AdminSocket)>)> {
     let (mut doors, mut admin) = (Inherited::default(), Vec::new());
     for (role, socket) in sockets {

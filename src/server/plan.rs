@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::probe::Prober;
 use crate::routing::Router;
 use crate::secret_file;
-use crate::tls::{Acceptor, Certificates, Connector};
+use crate::tls::{Acceptor, Certificates, Connector, Stamp};
 
 /// What was read; nothing is bound and nothing runs yet.
 pub struct Plan {
@@ -22,6 +22,8 @@ pub struct Plan {
     pub(super) probers: Vec<Prober>,
     /// There when a listener speaks TLS.
     pub(super) acceptor: Option<Arc<Acceptor>>,
+    /// How its files were just before they were read.
+    pub(super) stamp: Stamp,
     pub(super) admin_token: Option<Arc<Secret>>,
     pub(super) self_signed: Option<String>,
     pub(super) warnings: Vec<Finding>,
@@ -49,6 +51,7 @@ impl Plan {
         let mut findings = Vec::new();
         let mut warnings = Vec::new();
         let mut self_signed = None;
+        let stamp = Stamp::of(&config.tls);
         let acceptor = load_acceptor(&config, before, &mut warnings, &mut self_signed);
         let acceptor = collect(&mut findings, acceptor);
         let backends = collect(&mut findings, load_backends(&config, &metrics, before));
@@ -61,7 +64,7 @@ impl Plan {
         match (acceptor, router, admin_token) {
             (Some(acceptor), Some(router), Some(admin_token)) if findings.is_empty() => {
                 let admin_token = admin_token.map(Arc::new);
-                Ok(Self { config, metrics, router, probers, acceptor, admin_token, self_signed, warnings })
+                Ok(Self { config, metrics, router, probers, acceptor, stamp, admin_token, self_signed, warnings })
             }
             _ => Err(findings),
         }

@@ -27,6 +27,7 @@ impl Grid {
     }
 
     /// One with another step, which knows what this one learns.
+    #[must_use]
     pub fn renewed(&self, step: Duration) -> Self {
         Self { step, typical_millis: Arc::clone(&self.typical_millis) }
     }

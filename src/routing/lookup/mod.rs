@@ -339,9 +339,9 @@ fn digest(lookup: &config::Lookup) -> [u8; 32] {
     };
     let mut context = Context::new(&SHA256);
     for path in paths.into_iter().flatten() {
-        let content = Zeroizing::new(std::fs::read(&path.value).unwrap_or_default());
-        context.update(&(content.len() as u64).to_be_bytes());
-        context.update(&content);
+        let bytes = Zeroizing::new(std::fs::read(&path.value).unwrap_or_default());
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(&bytes);
     }
     context.finish().as_ref().first_chunk().copied().unwrap_or_default()
 }
