@@ -47,7 +47,7 @@ TEXT, JSON = "text", "json"
 
 class Bans(Case):
     # Else a wrong password takes seconds, and the next one more.
-    settings = "auth_failure_delay = 0\nservice anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}\n"
+    dovecot_settings = "auth_failure_delay = 0\nservice anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}\n"
 
     @classmethod
     def setUpClass(cls):

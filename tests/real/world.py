@@ -193,7 +193,7 @@ class Case(unittest.TestCase):
     maxDiff = 2000
     masters = None
     # Further settings of the Dovecots.
-    settings = ""
+    dovecot_settings = ""
 
     @classmethod
     def setUpClass(cls):
@@ -203,7 +203,7 @@ class Case(unittest.TestCase):
         make_certificates(cls.folder, "mailmux test")
         cls.backends = {}
         for name in ("blue", "green"):
-            cls.backends[name] = Dovecot(cls.folder / name, cls.people(name), cls.settings, masters=cls.masters)
+            cls.backends[name] = Dovecot(cls.folder / name, cls.people(name), cls.dovecot_settings, masters=cls.masters)
             cls.addClassCleanup(cls.backends[name].stop)
         cls.imaps, cls.imap = free_port(), free_port()
         users_map = "".join(f"{user}\t{backend}\n" for user, (backend, _) in USERS.items())
