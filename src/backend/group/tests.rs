@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -15,14 +16,15 @@ const USERS: usize = 10_000;
 
 /// Probed, so that no login tries one that is down.
 fn backend(name: &str, weight: u32) -> Arc<Backend> {
-    let metrics = Metrics::new().expect("distinct names");
+    // One set for all: making one takes longer than all that is tested here.
+    static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::new().expect("distinct names"));
     let config = config::Backend {
         name: name.to_owned(),
         weight: NonZeroU32::new(weight).expect("a weight"),
         health: config::Health { interval: Some(Duration::from_secs(5)), ..config::Health::unprobed() },
         ..config::Backend::usual()
     };
-    Arc::new(Backend::new(config, None, metrics.backend(name)))
+    Arc::new(Backend::new(config, None, METRICS.backend(name)))
 }
 
 fn backends(members: &[(&str, u32)]) -> Vec<Arc<Backend>> {
