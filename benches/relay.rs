@@ -17,6 +17,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -192,7 +193,8 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
                 let minute = Duration::from_mins(1);
                 let times = Times { idle: minute, half_closed: minute, write: minute };
                 let (_phase, stop) = watch::channel(Phase::Running);
-                let terms = Terms { times, spread: || Duration::ZERO, keep: which == Loop::Keeping };
+                let terms =
+                    Terms { times, spread: || Duration::ZERO, keep: which == Loop::Keeping, pulse: Arc::default() };
                 relay(client, backend, terms, stop, oneshot::channel().1).await;
             }
             Loop::Copy => {

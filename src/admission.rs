@@ -4,8 +4,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use crate::config;
 use crate::network::{is_in, network_of};
 use crate::outcome::Limit;
@@ -13,10 +11,10 @@ use crate::tally::{Place, Rates, Tally};
 
 /// Counts sessions.
 pub struct Admission {
+    limits: config::Limits,
     all: Arc<Tally<()>>,
     by_network: Arc<Tally<IpAddr>>,
-    connects: Option<Rates<IpAddr>>,
-    exempt: Vec<IpNet>,
+    connects: Option<Arc<Rates<IpAddr>>>,
 }
 
 /// A connection that is counted among all.
@@ -33,23 +31,31 @@ pub struct Permit {
 impl Admission {
     /// Nobody is in yet.
     pub fn new(limits: &config::Limits) -> Self {
-        let rates = |rate: config::Rate| Rates::new(rate.every, rate.burst);
+        let connects = rates(limits.connects_per_network);
+        Self { limits: limits.clone(), all: Arc::default(), by_network: Arc::default(), connects }
+    }
+
+    /// The same with other limits: who is in stays counted, and so do those who came of late, unless it is their rate that
+    /// has changed.
+    #[must_use]
+    pub fn renewed(&self, limits: &config::Limits) -> Self {
+        let is_same = limits.connects_per_network == self.limits.connects_per_network;
         Self {
-            all: Tally::new(limits.sessions),
-            by_network: Tally::new(limits.sessions_per_network),
-            connects: limits.connects_per_network.and_then(rates),
-            exempt: limits.exempt.clone(),
+            limits: limits.clone(),
+            all: Arc::clone(&self.all),
+            by_network: Arc::clone(&self.by_network),
+            connects: if is_same { self.connects.clone() } else { rates(limits.connects_per_network) },
         }
     }
 
     /// Counts a connection among all, before anything is known of it.
     pub fn enter(&self) -> Result<Entry, Limit> {
-        self.all.enter(()).map(Entry).ok_or(Limit::Sessions)
+        self.all.enter((), self.limits.sessions).map(Entry).ok_or(Limit::Sessions)
     }
 
     /// Counts it among its network's, once its client's address is known.
     pub fn enter_network(&self, entry: Entry, client: IpAddr) -> Result<Permit, Limit> {
-        if is_in(client, &self.exempt) {
+        if is_in(client, &self.limits.exempt) {
             return Ok(Permit { _all: entry, _network: Place::uncounted() });
         }
         let network = network_of(client);
@@ -58,7 +64,8 @@ impl Admission {
         {
             return Err(Limit::ConnectsPerNetwork);
         }
-        let place = self.by_network.enter(network).ok_or(Limit::SessionsPerNetwork)?;
+        let most = self.limits.sessions_per_network;
+        let place = self.by_network.enter(network, most).ok_or(Limit::SessionsPerNetwork)?;
         Ok(Permit { _all: entry, _network: place })
     }
 
@@ -68,6 +75,10 @@ impl Admission {
             connects.sweep();
         }
     }
+}
+
+fn rates(rate: Option<config::Rate>) -> Option<Arc<Rates<IpAddr>>> {
+    rate.and_then(|rate| Rates::new(rate.every, rate.burst)).map(Arc::new)
 }
 
 #[cfg(test)]
@@ -87,6 +98,7 @@ mod tests {
             failures_per_network: None,
             failures_per_user: None,
             exempt: vec!["127.0.0.0/8".parse().expect("a network")],
+            memory: config::Memory::Off,
         }
     }
 
@@ -112,6 +124,18 @@ mod tests {
         let in_at_once: Vec<_> = (0..3).map(|_| come(&admission, "127.0.0.1").expect("room")).collect();
         assert_eq!(come(&admission, "127.0.0.1").err(), Some(Limit::Sessions));
         drop(in_at_once);
+    }
+
+    #[test]
+    fn other_limits_count_who_is_in() {
+        let admission = Admission::new(&config::Limits { sessions: 0, sessions_per_network: 0, ..limits() });
+        let inside = [come(&admission, "192.0.2.1").expect("room"), come(&admission, "192.0.2.1").expect("room")];
+        let stricter = admission.renewed(&limits());
+        assert_eq!(come(&stricter, "192.0.2.1").err(), Some(Limit::SessionsPerNetwork));
+        let third = come(&stricter, "192.0.2.2").expect("room");
+        assert_eq!(come(&stricter, "192.0.2.3").err(), Some(Limit::Sessions));
+        drop((inside, third));
+        assert!(admission.all.is_empty() && stricter.by_network.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
             self.flush().await?;
             let read = tokio::select! {
                 biased;
-                _ = self.phase.wait_for(|phase| *phase != Phase::Running) => return Err(Ending::Stopping),
+                _ = self.phase.wait_for(|phase| *phase >= Phase::Draining) => return Err(Ending::Stopping),
                 read = timeout_at(self.deadline, self.stream.read(&mut self.input)) => read,
             };
             match read {

@@ -17,7 +17,6 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use dashmap::DashMap;
-use ipnet::IpNet;
 use tokio::time::Instant;
 
 use crate::config;
@@ -44,13 +43,13 @@ type Claim = (User, Option<IpAddr>);
 
 /// What users and networks have done of late.
 pub struct Limits {
+    config: config::Limits,
     key: hmac::Key,
     sessions: Arc<Tally<User>>,
-    logins: Option<Rates<Claim>>,
-    network_failures: Option<Failures<IpAddr>>,
-    user_failures: Option<Failures<Claim>>,
-    known: DashMap<User, Vec<(IpAddr, Instant)>>,
-    exempt: Vec<IpNet>,
+    logins: Option<Arc<Rates<Claim>>>,
+    network_failures: Option<Arc<Failures<IpAddr>>>,
+    user_failures: Option<Arc<Failures<Claim>>>,
+    known: Arc<DashMap<User, Vec<(IpAddr, Instant)>>>,
 }
 
 /// Counts a session as its user's, until it is dropped.
@@ -77,14 +76,41 @@ impl Limits {
     /// There is no randomness for the key.
     pub fn new(limits: &config::Limits) -> Result<Self, aws_lc_rs::error::Unspecified> {
         Ok(Self {
+            config: limits.clone(),
             key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?,
-            sessions: Tally::new(limits.sessions_per_user),
-            logins: limits.logins_per_user.and_then(|rate| Rates::new(rate.every, rate.burst)),
+            sessions: Arc::default(),
+            logins: rates(limits.logins_per_user),
             network_failures: limits.failures_per_network.and_then(Failures::new),
             user_failures: limits.failures_per_user.and_then(Failures::new),
-            known: DashMap::new(),
-            exempt: limits.exempt.clone(),
+            known: Arc::default(),
         })
+    }
+
+    /// The same with other limits: what users and networks have done counts on, where the rate is the same.
+    #[must_use]
+    pub fn renewed(&self, limits: &config::Limits) -> Self {
+        let old = &self.config;
+        Self {
+            config: limits.clone(),
+            key: self.key.clone(),
+            sessions: Arc::clone(&self.sessions),
+            logins: if limits.logins_per_user == old.logins_per_user {
+                self.logins.clone()
+            } else {
+                rates(limits.logins_per_user)
+            },
+            network_failures: if limits.failures_per_network == old.failures_per_network {
+                self.network_failures.clone()
+            } else {
+                limits.failures_per_network.and_then(Failures::new)
+            },
+            user_failures: if limits.failures_per_user == old.failures_per_user {
+                self.user_failures.clone()
+            } else {
+                limits.failures_per_user.and_then(Failures::new)
+            },
+            known: Arc::clone(&self.known),
+        }
     }
 
     /// Whether this attempt may be made; to be asked before any backend is.
@@ -94,7 +120,7 @@ impl Limits {
     pub fn check(&self, login: &Login, client: IpAddr) -> Result<(), Limit> {
         let network = network_of(client);
         let claim = self.claim(login, network);
-        if !is_in(client, &self.exempt) {
+        if !is_in(client, &self.config.exempt) {
             let is_known = claim.1.is_some();
             if !is_known && self.network_failures.as_ref().is_some_and(|failures| failures.are_too_many(network)) {
                 return Err(Limit::FailuresPerNetwork);
@@ -112,7 +138,7 @@ impl Limits {
 
     /// The attempt was made with a wrong secret, or for a user that does not exist.
     pub fn failed(&self, login: &Login, client: IpAddr) {
-        if is_in(client, &self.exempt) {
+        if is_in(client, &self.config.exempt) {
             return;
         }
         let network = network_of(client);
@@ -152,7 +178,7 @@ impl Limits {
     /// It has as many as it may have.
     pub fn session(&self, login: &Login) -> Result<UserPermit, Limit> {
         let user = self.hashed(login.authzid.as_ref().unwrap_or(&login.user));
-        self.sessions.enter(user).map(UserPermit).ok_or(Limit::SessionsPerUser)
+        self.sessions.enter(user, self.config.sessions_per_user).map(UserPermit).ok_or(Limit::SessionsPerUser)
     }
 
     /// Forgets what need not be remembered; to be called now and then.
@@ -198,8 +224,8 @@ impl Limits {
 }
 
 impl<K: Copy + Eq + Hash> Failures<K> {
-    fn new(rate: config::Rate) -> Option<Self> {
-        Some(Self { rates: Rates::new(rate.every, rate.burst)?, pasts: DashMap::new() })
+    fn new(rate: config::Rate) -> Option<Arc<Self>> {
+        Some(Arc::new(Self { rates: Rates::new(rate.every, rate.burst)?, pasts: DashMap::new() }))
     }
 
     fn are_too_many(&self, key: K) -> bool {
@@ -239,6 +265,10 @@ impl<K: Copy + Eq + Hash> Failures<K> {
         self.pasts.retain(|_, past| past.touched.elapsed() < REMEMBERED_FOR);
         self.pasts.shrink_to_fit();
     }
+}
+
+fn rates(rate: Option<config::Rate>) -> Option<Arc<Rates<Claim>>> {
+    rate.and_then(|rate| Rates::new(rate.every, rate.burst)).map(Arc::new)
 }
 
 #[cfg(test)]

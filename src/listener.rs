@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -29,24 +30,67 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A listener whose socket is open.
 #[derive(Debug)]
 pub struct Bound {
-    /// What it was made from.
-    pub config: config::Listener,
     address: SocketAddr,
     socket: TcpListener,
 }
 
+/// Sockets that somebody else has opened for us: systemd, or the process that was here before.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(SocketAddr, std::net::TcpListener)>);
+
+impl Inherited {
+    /// One more, for the listener whose address is written so. Without that, its own address is what counts.
+    ///
+    /// # Errors
+    /// It is no socket that listens on an IP address.
+    pub fn add(&mut self, written: Option<SocketAddr>, socket: std::net::TcpListener) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let address = match written {
+            Some(written) => written,
+            None => socket.local_addr()?,
+        };
+        self.0.push((address, socket));
+        Ok(())
+    }
+
+    fn take(&mut self, written: SocketAddr) -> Option<std::net::TcpListener> {
+        let at = self.0.iter().position(|(address, _)| *address == written)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// Closes what nobody has taken, and says where it was.
+    pub fn close(&mut self) -> Vec<SocketAddr> {
+        self.0.drain(..).map(|(address, _)| address).collect()
+    }
+}
+
 impl Bound {
-    /// Opens the socket; `[::]` takes IPv4 too. To be called within a tokio runtime.
+    /// Opens the socket, unless one was inherited for its address; `[::]` takes IPv4 too. To be called within a tokio runtime.
     ///
     /// # Errors
     /// A finding that names the address, the reason and a remedy.
-    pub fn bind(config: &config::Listener) -> Result<Self, Finding> {
-        let address = config.address.value;
-        let (socket, address) = open(address).map_err(|error| Finding {
+    pub fn bind(config: &config::Listener, inherited: &mut Inherited) -> Result<Self, Finding> {
+        let written = config.address.value;
+        let mut bind = || {
+            let socket = match inherited.take(written) {
+                Some(socket) => TcpListener::from_std(socket)?,
+                None => open(written)?,
+            };
+            Ok(Self { address: socket.local_addr()?, socket })
+        };
+        bind().map_err(|error: io::Error| Finding {
             site: Some(config.address.site.clone()),
-            message: format!("cannot listen on {address}: {error}{}", remedy(&error, address)),
-        })?;
-        Ok(Self { config: config.clone(), address, socket })
+            message: format!("cannot listen on {written}: {error}{}", remedy(&error, written)),
+        })
+    }
+
+    /// The same socket once more: it listens until all of them are closed.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn share(&self) -> Result<std::net::TcpListener, Finding> {
+        let share = self.socket.as_fd().try_clone_to_owned().map(std::net::TcpListener::from);
+        share.map_err(|error| Finding { site: None, message: format!("cannot share {}: {error}", self.address) })
     }
 
     /// The address listened on, with the port the kernel chose if it was asked to.
@@ -124,7 +168,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -133,9 +177,7 @@ fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    let socket = TcpListener::from_std(socket.into())?;
-    let address = socket.local_addr()?;
-    Ok((socket, address))
+    TcpListener::from_std(socket.into())
 }
 
 fn set_options(tcp: &TcpStream) -> io::Result<()> {

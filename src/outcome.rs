@@ -39,11 +39,12 @@ pub enum Limit {
     FailuresPerUser,
     MaxLinks,
     MaxLinksPerUser,
+    Memory,
 }
 
 impl Limit {
     /// All of them, for metrics that exist before the first event.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Sessions,
         Self::SessionsPerNetwork,
         Self::SessionsPerUser,
@@ -53,6 +54,7 @@ impl Limit {
         Self::FailuresPerUser,
         Self::MaxLinks,
         Self::MaxLinksPerUser,
+        Self::Memory,
     ];
 
     /// The label: the key.
@@ -67,6 +69,7 @@ impl Limit {
             Self::FailuresPerUser => "failures_per_user",
             Self::MaxLinks => "max_links",
             Self::MaxLinksPerUser => "max_links_per_user",
+            Self::Memory => "memory",
         }
     }
 }
@@ -162,6 +165,17 @@ pub const LOGIN_OUTCOMES: [&str; 9] = [
     "timeout",
 ];
 
+/// What a session hears that is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leave {
+    /// Why.
+    pub ending: Ending,
+    /// It has so long to find a moment for its BYE.
+    pub patience: Duration,
+    /// Not in the middle of a command, if it can be helped; IDLE is none.
+    pub gently: bool,
+}
+
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ending {
@@ -201,6 +215,8 @@ pub enum Ending {
     BackendReset,
     /// mailmux is stopping.
     Stopping,
+    /// The same, and there was no moment at which the client could be told.
+    CutOff,
     /// An operator ended the user's sessions.
     Kicked,
     /// The user goes elsewhere from now on: it was moved, or its backend is taken out of use.
@@ -211,7 +227,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them, for metrics that exist before the first event. [`Ending::Limited`] stands once for every limit.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ClientClosed,
         Self::ClientReset,
         Self::ClientLogout,
@@ -230,6 +246,7 @@ impl Ending {
         Self::BackendClosed,
         Self::BackendReset,
         Self::Stopping,
+        Self::CutOff,
         Self::Kicked,
         Self::Moved,
         Self::Internal,
@@ -255,6 +272,7 @@ impl Ending {
             | Self::IdleTimeout
             | Self::WriteTimeout
             | Self::Stopping
+            | Self::CutOff
             | Self::Kicked
             | Self::Moved
             | Self::Internal => Side::Mailmux,
@@ -280,6 +298,7 @@ impl Ending {
             Self::IdleTimeout => "idle_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::Stopping => "stopping",
+            Self::CutOff => "cut_off",
             Self::Kicked => "kicked",
             Self::Moved => "moved",
             Self::Internal => "internal",
@@ -290,7 +309,7 @@ impl Ending {
     pub fn level(self) -> tracing::Level {
         match self {
             Self::HealthCheck => tracing::Level::DEBUG,
-            Self::BackendReset | Self::WriteTimeout => tracing::Level::WARN,
+            Self::BackendReset | Self::WriteTimeout | Self::CutOff => tracing::Level::WARN,
             Self::Internal => tracing::Level::ERROR,
             Self::ClientClosed
             | Self::ClientReset
@@ -327,6 +346,7 @@ impl Ending {
             | Self::BadProxyHeader
             | Self::HealthCheck
             | Self::WriteTimeout
+            | Self::CutOff
             | Self::BackendClosed
             | Self::BackendReset => None,
             Self::TooLong => Some(b"* BYE Input too long.\r\n"),

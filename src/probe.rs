@@ -12,6 +12,7 @@ use crate::backend::{Aspect, Backend, LoginAs, Route};
 use crate::config::{self, Finding};
 use crate::imap::{Credentials, Login, Mechanism, Secret, UserName};
 use crate::link::{Dialling, Link, LinkError, Progress};
+use crate::metrics::BackendError;
 use crate::random;
 use crate::secret_file;
 
@@ -22,6 +23,16 @@ const FIRST: Duration = Duration::from_secs(1);
 pub struct Prober {
     backend: Arc<Backend>,
     login: Option<(UserName, Secret)>,
+}
+
+/// The same backend, looked at in the same way.
+impl PartialEq for Prober {
+    fn eq(&self, other: &Self) -> bool {
+        let login = |prober: &Self| {
+            prober.login.as_ref().map(|(user, password)| (user.clone(), Zeroizing::new(password.reveal().to_vec())))
+        };
+        Arc::ptr_eq(&self.backend, &other.backend) && login(self) == login(other)
+    }
 }
 
 impl Prober {
@@ -41,7 +52,7 @@ impl Prober {
     }
 
     /// Probes for as long as the future lives.
-    pub async fn run(self, dialling: Arc<Dialling>) {
+    pub async fn run(self: Arc<Self>, dialling: Arc<Dialling>) {
         sleep(FIRST.mul_f64(random::fraction())).await;
         loop {
             let Some(wait) = self.probe(&dialling).await else { return };
@@ -55,18 +66,21 @@ impl Prober {
         let time = self.backend.config.health.timeout;
         let mut aspect = Aspect::Reach;
         let result = match timeout(time, self.look(dialling, time, &mut aspect)).await {
-            Ok(result) => result.map_err(|error| error.detail),
-            Err(_) => Err("no answer in time".to_owned()),
+            Ok(result) => result.map_err(|error| (error.kind, error.detail)),
+            Err(_) => Err((Some(BackendError::Timeout), "no answer in time".to_owned())),
         };
         let backend = &self.backend;
         match result {
+            Err((Some(BackendError::Local), why)) => {
+                debug!(backend = backend.config.name, why, "it could not be probed");
+            }
             Ok(()) => {
                 backend.metrics.probed("ok");
                 if self.login.is_some() {
                     backend.succeeded(Aspect::Login);
                 }
             }
-            Err(why) => {
+            Err((_, why)) => {
                 debug!(backend = backend.config.name, why, "probe failed");
                 backend.metrics.probed("failed");
                 backend.failed(aspect, None, &why);

@@ -89,9 +89,12 @@ impl Record {
             Refusal::Limited(limit) => Some(limit.as_str()),
             _ => None,
         };
+        // Whom a rule turns away has done nothing wrong, which the outcome does not tell.
+        let rule = matches!(refusal, Refusal::Rejected(_)).then_some("reject");
         info!(
             client = %self.client.ip(),
             reason = %refusal.label(),
+            rule = rule.map(field::display),
             limit = limit.map(field::display),
             mechanism = %login.mechanism.as_str(),
             listener = %self.listener,

@@ -11,7 +11,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::backend::Backend;
 use crate::imap::UserName;
-use crate::outcome::Ending;
+use crate::outcome::{Ending, Leave};
+use crate::pulse::Pulse;
+
+/// A session that is told to leave at once has so long until there is a moment for its BYE and the client has taken it.
+const GRACE: Duration = Duration::from_secs(5);
+/// Sessions that are seen off are told so in steps of so long.
+const SHORTEST_STEP: Duration = Duration::from_millis(50);
+const LONGEST_STEP: Duration = Duration::from_secs(1);
 
 /// A user's name, normalised.
 type Name = Box<[u8]>;
@@ -43,7 +50,8 @@ struct Place {
     id: String,
     backend: Mutex<Option<Arc<Backend>>>,
     /// Gone when it has been told.
-    leave: Mutex<Option<oneshot::Sender<Ending>>>,
+    leave: Mutex<Option<oneshot::Sender<Leave>>>,
+    pulse: Arc<Pulse>,
 }
 
 /// A place taken. It becomes free when this is dropped.
@@ -52,7 +60,7 @@ pub struct Ticket {
     sessions: Arc<Sessions>,
     user: Name,
     place: Arc<Place>,
-    told: Option<oneshot::Receiver<Ending>>,
+    told: Option<oneshot::Receiver<Leave>>,
 }
 
 impl Sessions {
@@ -65,7 +73,7 @@ impl Sessions {
                 let Some(hold) = entry.hold.as_ref().filter(|hold| hold.until > Instant::now()) else {
                     let (leave, told) = oneshot::channel();
                     let (backend, leave) = (Mutex::new(None), Mutex::new(Some(leave)));
-                    let place = Arc::new(Place { id: id.to_owned(), backend, leave });
+                    let place = Arc::new(Place { id: id.to_owned(), backend, leave, pulse: Arc::default() });
                     entry.places.push(Arc::clone(&place));
                     return Ticket { sessions: Arc::clone(self), user: user.clone(), place, told: Some(told) };
                 };
@@ -92,7 +100,7 @@ impl Sessions {
 
     /// Tells all sessions of a user to leave; says how many heard it for the first time.
     pub fn dismiss_user(&self, user: &UserName, ending: Ending) -> usize {
-        let told = |entry: &User| entry.places.iter().filter(|place| place.tell(ending)).count();
+        let told = |entry: &User| entry.places.iter().filter(|place| place.tell(soon(ending))).count();
         self.users.get(&user.normalised()).map_or(0, |entry| told(&entry))
     }
 
@@ -106,11 +114,47 @@ impl Sessions {
         let pause = spread / u32::try_from(places.len().max(1)).unwrap_or(u32::MAX);
         let mut told = 0;
         for place in places {
-            told += usize::from(place.tell(ending));
+            told += usize::from(place.tell(soon(ending)));
             drop(place);
             sleep(pause).await;
         }
         told
+    }
+
+    /// Tells all sessions to leave, the quietest first, spread over the time until `end`, and those that come meanwhile too;
+    /// nobody in the middle of a command. Returns when the time is over. `left` hears now and then how many there are.
+    pub async fn see_off(&self, end: Instant, left: impl Fn(usize)) {
+        let time = end.saturating_duration_since(Instant::now());
+        let step = (time / 100).clamp(SHORTEST_STEP, LONGEST_STEP);
+        // What is told last is to have a moment, too.
+        let last = end - time / 10;
+        let mut due = 0.0;
+        loop {
+            let mut places: Vec<_> = self.users.iter().flat_map(|entry| entry.places.clone()).collect();
+            left(places.len());
+            let now = Instant::now();
+            if now >= end {
+                return;
+            }
+            places.retain(|place| !place.is_told());
+            // In even steps; of few sessions none is due in most.
+            let rest = last.saturating_duration_since(now).max(step);
+            due += step.div_duration_f64(rest) * f64::from(u32::try_from(places.len()).unwrap_or(u32::MAX));
+            places.sort_by_cached_key(|place| place.pulse.last());
+            for place in &places {
+                if due < 1.0 {
+                    break;
+                }
+                due -= 1.0;
+                place.tell(Leave { ending: Ending::Stopping, patience: (end - now) + LONGEST_STEP, gently: true });
+            }
+            sleep(step.min(end - now)).await;
+        }
+    }
+
+    /// How many places are taken.
+    pub fn count(&self) -> usize {
+        self.users.iter().map(|entry| entry.places.len()).sum()
     }
 
     /// How many places a user has taken.
@@ -143,16 +187,26 @@ impl Sessions {
     }
 }
 
+/// As soon as there is a moment for it.
+fn soon(ending: Ending) -> Leave {
+    Leave { ending, patience: GRACE, gently: false }
+}
+
 impl Place {
     /// False: it knows already, or has ended.
-    fn tell(&self, ending: Ending) -> bool {
+    fn tell(&self, what: Leave) -> bool {
         let leave = self.leave.lock().unwrap_or_else(PoisonError::into_inner).take();
-        leave.is_some_and(|leave| leave.send(ending).is_ok())
+        leave.is_some_and(|leave| leave.send(what).is_ok())
     }
 
-    fn is_at(&self, backend: &Arc<Backend>) -> bool {
+    fn is_told(&self) -> bool {
+        self.leave.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// By name: it may have been there before the backend's settings changed.
+    fn is_at(&self, backend: &Backend) -> bool {
         let here = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
-        here.as_ref().is_some_and(|here| Arc::ptr_eq(here, backend))
+        here.as_ref().is_some_and(|here| here.config.name == backend.config.name)
     }
 }
 
@@ -169,15 +223,18 @@ impl Ticket {
     }
 
     /// Hears why the session is to leave, when it is. There is one who listens; what was said before is not lost.
-    pub fn told(&mut self) -> Option<oneshot::Receiver<Ending>> {
+    pub fn told(&mut self) -> Option<oneshot::Receiver<Leave>> {
         self.told.take()
     }
-}
 
-impl Ticket {
+    /// Of the session.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.place.pulse)
+    }
+
     /// It has been told to leave, whether it has heard that or not.
     pub fn is_told(&self) -> bool {
-        self.place.leave.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.place.is_told()
     }
 }
 
@@ -237,7 +294,7 @@ mod tests {
         assert_eq!(sessions.dismiss_user(&ann(), Ending::Stopping), 2);
         assert_eq!(sessions.dismiss_user(&ann(), Ending::Kicked), 0, "once is enough");
         for ticket in &mut tickets {
-            assert_eq!(ticket.told().expect("nobody listens yet").await, Ok(Ending::Stopping));
+            assert_eq!(ticket.told().expect("nobody listens yet").await, Ok(soon(Ending::Stopping)));
         }
         let gone = sessions.until(|sessions| sessions.of_user(&ann()) == 0);
         let leaving = async {
@@ -248,5 +305,65 @@ mod tests {
         };
         timeout(Duration::from_secs(1), async { tokio::join!(gone, leaving) }).await.expect("both are gone");
         assert!(sessions.users.is_empty());
+    }
+
+    /// Sessions of which each leaves as soon as it is told; when that was, in seconds.
+    async fn seen_off(sessions: &Arc<Sessions>, count: u64, time: u64) -> Vec<(u64, u64)> {
+        let began = Instant::now();
+        let mut tickets = Vec::new();
+        for number in 0..count {
+            let user = UserName::new(format!("user{number}").as_bytes()).expect("a name");
+            let mut ticket = sessions.enter(&user, "1").await;
+            ticket.pulse().beat(began + Duration::from_millis(count - number));
+            tickets.push((number, ticket.told().expect("nobody listens yet"), ticket));
+        }
+        let (left, mut leaving) = tokio::sync::mpsc::unbounded_channel();
+        let everybody = tickets.into_iter().map(|(number, told, ticket)| {
+            let left = left.clone();
+            async move {
+                let leave = told.await.expect("told");
+                assert!(leave.gently && leave.ending == Ending::Stopping);
+                left.send((number, began.elapsed().as_secs())).expect("heard");
+                drop(ticket);
+            }
+        });
+        let everybody: tokio::task::JoinSet<()> = everybody.collect();
+        sessions.see_off(Instant::now() + Duration::from_secs(time), |_| ()).await;
+        everybody.join_all().await;
+        drop(left);
+        let mut order = Vec::new();
+        while let Some(event) = leaving.recv().await {
+            order.push(event);
+        }
+        order
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_is_seen_off_in_even_steps_the_quietest_first() {
+        let sessions = Arc::default();
+        let order = seen_off(&sessions, 100, 100).await;
+        // The last one moved longest ago.
+        assert!(order.iter().map(|(number, _)| *number).eq((0..100).rev()), "{order:?}");
+        for tenth in 0..9 {
+            let then = order.iter().filter(|(_, at)| at / 10 == tenth).count();
+            assert!((9..=13).contains(&then), "{then} in tenth {tenth}: {order:?}");
+        }
+        assert!(order.iter().all(|(_, at)| *at <= 91), "{order:?}");
+        assert!(sessions.users.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_are_not_seen_off_at_once() {
+        let order = seen_off(&Arc::default(), 2, 100).await;
+        assert!(order[0].1 >= 30 && order[1].1 <= 91, "{order:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_leave_is_not_waited_for() {
+        let sessions: Arc<Sessions> = Arc::default();
+        let _ticket = sessions.enter(&ann(), "1").await;
+        let began = Instant::now();
+        sessions.see_off(began + Duration::from_secs(10), |left| assert_eq!(left, 1)).await;
+        assert_eq!(began.elapsed().as_secs(), 10);
     }
 }

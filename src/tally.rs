@@ -15,8 +15,12 @@ pub use rates::{MOST_KEYS, Rates};
 #[derive(Debug)]
 pub struct Tally<K: Eq + Hash> {
     counts: DashMap<K, usize>,
-    /// 0: no maximum.
-    most: usize,
+}
+
+impl<K: Eq + Hash> Default for Tally<K> {
+    fn default() -> Self {
+        Self { counts: DashMap::new() }
+    }
 }
 
 /// One counted thing; gives its place back when it goes.
@@ -24,18 +28,11 @@ pub struct Tally<K: Eq + Hash> {
 pub struct Place<K: Eq + Hash + Clone>(Option<(Arc<Tally<K>>, K)>);
 
 impl<K: Eq + Hash + Clone> Tally<K> {
-    /// Nothing counted yet.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { counts: DashMap::new(), most })
-    }
-
-    /// Counts one more under this key; `None` when there are as many as there may be.
-    pub fn enter(self: &Arc<Self>, key: K) -> Option<Place<K>> {
-        if self.most == 0 {
-            return Some(Place(None));
-        }
+    /// Counts one more under this key; `None` when there are as many as there may be. With a maximum of 0 there may be any
+    /// number; they are counted all the same, for the maximum may be another one tomorrow.
+    pub fn enter(self: &Arc<Self>, key: K, most: usize) -> Option<Place<K>> {
         let mut count = self.counts.entry(key.clone()).or_insert(0);
-        if *count >= self.most {
+        if most > 0 && *count >= most {
             return None;
         }
         *count += 1;
@@ -82,32 +79,33 @@ mod tests {
 
     #[test]
     fn places_are_given_back_and_leave_nothing() {
-        let tally = Tally::new(2);
-        let first = tally.enter("ann").expect("room");
-        let second = tally.enter("ann").expect("room");
-        assert!(tally.enter("ann").is_none());
-        assert!(tally.enter("bob").is_some(), "another key has its own count");
+        let tally: Arc<Tally<&str>> = Arc::default();
+        let first = tally.enter("ann", 2).expect("room");
+        let second = tally.enter("ann", 2).expect("room");
+        assert!(tally.enter("ann", 2).is_none());
+        assert!(tally.enter("bob", 2).is_some(), "another key has its own count");
         drop(first);
-        let third = tally.enter("ann").expect("room again");
+        let third = tally.enter("ann", 2).expect("room again");
         drop((second, third));
         assert!(tally.is_empty());
     }
 
     #[test]
-    fn zero_is_no_maximum_and_counts_nothing() {
-        let tally = Tally::new(0);
-        let places: Vec<_> = (0..1000).map(|_| tally.enter(1)).collect();
-        assert!(places.iter().all(Option::is_some) && tally.is_empty());
+    fn zero_is_no_maximum_until_there_is_one() {
+        let tally: Arc<Tally<u8>> = Arc::default();
+        let places: Vec<_> = (0..1000).map(|_| tally.enter(1, 0)).collect();
+        assert!(places.iter().all(Option::is_some));
+        assert!(tally.enter(1, 1000).is_none() && tally.enter(1, 1001).is_some());
     }
 
     #[test]
     fn threads_lose_no_place_and_take_none_too_many() {
-        let (tally, inside) = (Tally::new(2), AtomicUsize::new(0));
+        let (tally, inside) = (Arc::<Tally<&str>>::default(), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let Some(place) = tally.enter("ann") else { continue };
+                        let Some(place) = tally.enter("ann", 2) else { continue };
                         assert!(inside.fetch_add(1, Ordering::SeqCst) < 2, "more inside than may be");
                         inside.fetch_sub(1, Ordering::SeqCst);
                         drop(place);

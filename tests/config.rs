@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mailmux::config::{
-    BackendTls, CertificateName, ClientAuth, Config, ListenerTls, LogFormat, LogLevel, LoginAs, Mechanism, Pooling,
-    ProxyVersion, Roots, Target, TlsVersion,
+    At, BackendTls, CertificateName, ClientAuth, Config, ListenerTls, LogFormat, LogLevel, LoginAs, Mechanism, Memory,
+    Pooling, ProxyVersion, Roots, Target, TlsVersion,
 };
 use proptest::prelude::*;
 
@@ -224,11 +224,47 @@ fn paths_are_taken_from_the_folder_of_the_file() {
     assert_eq!(config.tls.certificates[0].key.value, Path::new("/run/mail.key"));
 }
 
+/// A file that is forgotten there could not be opened by a process that has confined itself. What stands in the
+/// configuration with a relative path has this folder before it when it is loaded, which is how this test knows them.
+#[test]
+fn all_files_that_are_named_are_listed() {
+    const FOLDER: &str = "/folder-of-the-file/";
+    let mut texts = String::new();
+    for path in files("tests/config/valid").iter().chain(&files("config")) {
+        let text = fs::read_to_string(path).expect("readable");
+        let config = Config::parse(&text, &Path::new(FOLDER).join("x.toml")).expect("good");
+        let listed: BTreeSet<_> = config.files().into_iter().map(|file| file.path.display().to_string()).collect();
+        let debug = format!("{config:?}");
+        for (at, _) in debug.match_indices(FOLDER) {
+            let named = debug[at..].split(['"', '?']).next().expect("a path");
+            // The file itself, and the socket that is made, are asked for apart.
+            if named.ends_with("x.toml") || named.ends_with("admin.sock") {
+                continue;
+            }
+            assert!(listed.contains(named), "{named} is not listed: {listed:#?}");
+        }
+        texts.push_str(&text);
+    }
+    // Were one of them in no example, nobody would notice.
+    let headers = ["[server]", "[tls]", "[[tls.certificate]]", "[[backend]]", "[[lookup]]", "[[route]]", "[admin]"];
+    for key in headers.iter().flat_map(|header| known_keys(header)) {
+        let is_path = ["file", "path", "chain", "key", "ca", "directory", "read"].iter().any(|end| key.ends_with(end));
+        let written = format!("{key} = ");
+        let mut places = texts.match_indices(&written).map(|(at, _)| &texts[..at]);
+        let is_there = places.any(|before| before.ends_with(['\n', '{', ' ', ',']) && !before.ends_with("# "));
+        assert!(!is_path || is_there, "{key} is in none of the examples");
+    }
+}
+
 #[test]
 fn every_value_arrives_where_it_belongs() {
     let text = include_str!("config/valid/everything.toml");
     let config = Config::parse(text, Path::new("/etc/x.toml")).unwrap_or_else(|findings| panic!("{findings}"));
     assert_eq!((config.server.workers, config.server.drain_timeout), (3, Duration::ZERO));
+    let name = |name: &Option<At<String>>| name.as_ref().map(|at| (at.value.clone(), at.site.key.clone()));
+    assert_eq!(name(&config.server.user), Some(("mailmux".into(), "server.user".into())));
+    assert_eq!(name(&config.server.group), Some(("mail".into(), "server.group".into())));
+    assert!(!config.server.confine && config.server.read[0].value == Path::new("/srv/certs"));
 
     let listener = &config.listeners[0];
     assert_eq!((listener.name.as_str(), listener.tls, listener.allow_plaintext), ("a", ListenerTls::None, true));
@@ -240,6 +276,7 @@ fn every_value_arrives_where_it_belongs() {
     assert_eq!((config.tls.min_version, config.tls.client_name), (TlsVersion::V13, CertificateName::CommonName));
     assert!(matches!(&config.tls.client_auth, ClientAuth::Optional { ca } if ca.value == Path::new("/etc/ca.pem")));
     assert_eq!(config.tls.directory.as_ref().map(|at| at.site.key.as_str()), Some("tls.directory"));
+    assert_eq!(config.tls.watch, None);
 
     let [first, second] = &config.backends[..] else { panic!("two backends") };
     assert_eq!((first.host.as_str(), first.port, first.forward_id), ("2001:db8::7", 993, false));
@@ -274,7 +311,7 @@ fn every_value_arrives_where_it_belongs() {
     assert_eq!((limits.sessions, limits.connects_per_network, limits.logins_per_user), (0, None, None));
     assert_eq!(limits.failures_per_network.map(|rate| rate.every), Some(Duration::from_hours(1)));
     assert_eq!(limits.failures_per_user.map(|rate| rate.burst.get()), Some(1_000_000));
-    assert!(limits.exempt.is_empty());
+    assert!(limits.exempt.is_empty() && limits.memory == Memory::Bytes(512 << 20));
 
     let times = &config.timeouts;
     let milliseconds = [
@@ -292,6 +329,7 @@ fn every_value_arrives_where_it_belongs() {
     let admin = config.admin.expect("admin");
     assert_eq!(admin.address.value.to_string(), "[::1]:0");
     assert_eq!(admin.token_file.map(|at| at.value), Some("/etc/admin.token".into()));
+    assert_eq!(admin.socket.map(|at| at.value), Some("/etc/admin.sock".into()));
     assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Trace));
 }
 

@@ -7,12 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room (a file or folder in `src/`) and what it may import of the others.
-const ROOMS: [(&str, &[&str]); 30] = [
+const ROOMS: [(&str, &[&str]); 32] = [
     // Below everything. `imap` knows one thing outside: the closed list of how a session ends.
     ("imap", &["outcome"]),
     ("stream", &[]),
     ("config", &[]),
     ("outcome", &[]),
+    ("pulse", &[]),
     ("random", &[]),
     ("network", &[]),
     ("secret_file", &["imap"]),
@@ -28,12 +29,12 @@ const ROOMS: [(&str, &[&str]); 30] = [
     ("dialogue", &["imap", "outcome", "process", "stream"]),
     ("limits", &["config", "imap", "network", "outcome", "tally"]),
     ("backend", &["config", "imap", "metrics", "outcome", "random", "tls"]),
-    ("sessions", &["backend", "imap", "outcome", "random"]),
+    ("sessions", &["backend", "imap", "outcome", "pulse", "random"]),
     ("routing", &["backend", "config", "imap", "metrics", "network", "origin", "secret_file", "tls"]),
     ("link", &["backend", "config", "imap", "metrics", "outcome", "proxy_header", "random", "stream", "tls"]),
     ("pool", &["backend", "config", "imap", "link", "metrics", "random"]),
-    ("probe", &["backend", "config", "imap", "link", "random", "secret_file"]),
-    ("relay", &["imap", "outcome", "process"]),
+    ("probe", &["backend", "config", "imap", "link", "metrics", "random", "secret_file"]),
+    ("relay", &["imap", "outcome", "process", "pulse"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
     // Those who know the others.
     (
@@ -87,13 +88,14 @@ const ROOMS: [(&str, &[&str]); 30] = [
             "tls",
         ],
     ),
-    ("steer", &["backend", "imap", "outcome", "server"]),
-    ("admin", &["imap", "metrics", "process"]),
-    ("cli", &["backend", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),
+    ("steer", &["backend", "config", "imap", "metrics", "outcome", "process", "server"]),
+    ("admin", &["config", "imap", "metrics", "process", "steer"]),
+    ("conduct", &["process", "steer"]),
+    ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),
 ];
 
 /// An outside crate and the files or folders that may name it.
-const HOMES: [(&str, &[&str]); 35] = [
+const HOMES: [(&str, &[&str]); 40] = [
     ("hickory_resolver", &["link/resolve.rs"]),
     ("quick_cache", &["routing/lookup/cache.rs"]),
     ("sqlx", &["routing/lookup/sql.rs", "routing/lookup/sql/"]),
@@ -127,20 +129,25 @@ const HOMES: [(&str, &[&str]); 35] = [
     ("governor", &["tally/"]),
     ("prometheus", &["metrics/"]),
     ("axum", &["admin/"]),
-    ("hyper", &["admin/", "routing/lookup/http.rs", "routing/lookup/http/"]),
-    ("hyper_util", &["admin/", "routing/lookup/http.rs"]),
+    ("serde_json", &["admin/", "cli/"]),
+    ("hyper", &["admin/", "cli/admin.rs", "routing/lookup/http.rs", "routing/lookup/http/"]),
+    ("hyper_util", &["admin/", "cli/admin.rs", "routing/lookup/http.rs"]),
     ("hyper_rustls", &["routing/lookup/http.rs"]),
-    ("http_body_util", &["routing/lookup/http.rs"]),
+    ("http_body_util", &["cli/admin.rs", "routing/lookup/http.rs"]),
     ("ldap3", &["routing/lookup/ldap.rs", "routing/lookup/ldap/"]),
-    ("serde", &["config/file/"]),
+    ("serde", &["config/file/", "admin/api.rs"]),
     ("toml", &["config/file/"]),
     ("humantime", &["config/"]),
     ("ipnet", &["config/", "network.rs", "admission.rs", "limits.rs", "routing/lookup/fields.rs"]),
     ("clap", &["cli/", "main.rs"]),
     ("tracing_subscriber", &["process/log.rs"]),
-    ("socket2", &["listener.rs", "link/connect.rs"]),
-    ("nix", &["link/connect.rs"]),
-    ("rustix", &["process/hardening.rs"]),
+    ("socket2", &["listener.rs", "link/connect.rs", "server/admin_doors.rs"]),
+    ("nix", &["link/connect.rs", "process/privileges.rs"]),
+    ("rustix", &["process/", "link/connect.rs", "server/admin_doors.rs"]),
+    ("tracing_appender", &["process/log.rs"]),
+    ("landlock", &["process/confine.rs"]),
+    ("sd_notify", &["process/systemd.rs"]),
+    ("listenfd", &["process/systemd.rs"]),
 ];
 
 /// The files of `src/` without their tests, by path from there.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
 use super::*;
@@ -26,12 +27,16 @@ impl Port {
         let metrics = Arc::new(Metrics::new().expect("no name twice"));
         let (phase, seen) = watch::channel(Phase::Running);
         let token = token.map(|token| Secret::new(Zeroizing::new(token.as_bytes().to_vec())).expect("clean"));
-        let state = State { metrics: Arc::clone(&metrics), phase: seen, token };
+        let token = watch::channel(token.map(Arc::new)).1;
+        let api = Router::new().route("/anything", axum::routing::post("done"));
+        let state = State { metrics: Arc::clone(&metrics), phase: seen, token, api };
+        let (open, closed) = oneshot::channel();
         let ended = Arc::new(AtomicBool::new(false));
         let mut server = JoinSet::new();
         let flag = Arc::clone(&ended);
         server.spawn(async move {
-            serve(listener, state).await;
+            serve(Listener::Network(listener), state, closed).await;
+            drop(open);
             flag.store(true, Ordering::SeqCst);
         });
         Self { address, metrics, phase, ended, server }
@@ -73,7 +78,7 @@ async fn the_three_paths_answer_and_no_other() {
     let health = port.get("/healthz", "").await;
     assert_eq!((status(&health), body(&health)), ("200", "ok"));
 
-    for path in ["/", "/metrics/", "/metrics/../metrics", "/api/v1/sessions", "/%2e", "//metrics"] {
+    for path in ["/", "/metrics/", "/metrics/../metrics", "/api", "/%2e", "//metrics"] {
         assert_eq!(status(&port.get(path, "").await), "404", "{path}");
     }
     assert_eq!(status(&port.raw(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await), "405");
@@ -91,9 +96,12 @@ async fn readiness_follows_the_phase() {
 }
 
 #[tokio::test]
-async fn a_token_is_demanded_on_every_path() {
+async fn a_token_is_demanded_on_every_path_that_tells_anything() {
     let port = Port::open(Some("s3cret")).await;
-    for path in ["/metrics", "/healthz", "/readyz", "/", "/unknown"] {
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(status(&port.get(path, "").await), "200", "balancers have no token");
+    }
+    for path in ["/metrics", "/", "/unknown", "/api/v1/anything", "/api/v1/unknown"] {
         for header in [
             "",
             "Authorization: s3cret\r\n",
@@ -114,7 +122,41 @@ async fn a_token_is_demanded_on_every_path() {
         let header = format!("Authorization: {scheme} s3cret\r\n");
         assert_eq!(status(&port.get("/metrics", &header).await), "200");
         assert_eq!(status(&port.get("/unknown", &header).await), "404");
+        let change = format!("POST /api/v1/anything HTTP/1.1\r\nHost: x\r\n{header}Content-Length: 0\r\n\r\n");
+        assert_eq!(body(&port.raw(change.as_bytes()).await), "done");
     }
+}
+
+#[tokio::test]
+async fn without_a_token_nobody_changes_anything_over_the_network() {
+    let port = Port::open(None).await;
+    let change = b"POST /api/v1/anything HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    let answer = port.raw(change).await;
+    assert_eq!(status(&answer), "403");
+    assert!(body(&answer).contains("token_file"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_may_open_the_socket_needs_no_token() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("socket");
+    let unix = UnixListener::bind(&path).expect("bound");
+    let (_running, phase) = watch::channel(Phase::Running);
+    let token = Secret::new(Zeroizing::new(b"s3cret".to_vec())).expect("clean");
+    let state = State {
+        metrics: Arc::new(Metrics::new().expect("no name twice")),
+        phase,
+        token: watch::channel(Some(Arc::new(token))).1,
+        api: Router::new().route("/anything", axum::routing::post("done")),
+    };
+    let (_open, closed) = oneshot::channel();
+    let mut server = JoinSet::new();
+    server.spawn(serve(Listener::Local(unix), state, closed));
+    let mut stream = tokio::net::UnixStream::connect(&path).await.expect("accepted");
+    stream.write_all(b"POST /api/v1/anything HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.expect("taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("UTF-8");
+    assert_eq!(body(&answer), "done");
 }
 
 #[tokio::test]
@@ -170,9 +212,10 @@ async fn a_slow_caller_is_cut_off_in_time() {
     slow.write_all(b"GET /healthz HT").await.expect("taken");
     let (stream, _) = listener.accept().await.expect("there is one");
     let (_phase, phase) = watch::channel(Phase::Running);
-    let state = State { metrics: Arc::new(Metrics::new().expect("no name twice")), phase, token: None };
+    let metrics = Arc::new(Metrics::new().expect("no name twice"));
+    let state = State { metrics, phase, token: watch::channel(None).1, api: Router::new() };
     let started = tokio::time::Instant::now();
-    answer(stream, TowerToHyperService::new(router(state))).await;
+    answer(Box::new(stream), router(state, false)).await;
     assert_eq!(started.elapsed().as_secs(), REQUEST_TIME.as_secs());
     let mut nothing = Vec::new();
     let _ = slow.read_to_end(&mut nothing).await;

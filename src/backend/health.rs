@@ -89,6 +89,14 @@ impl Health {
         }
     }
 
+    /// The same backend is judged by other rules from now on.
+    pub(super) fn adapt(&mut self, config: &config::Health) {
+        self.rise = config.rise;
+        self.fall = config.fall;
+        self.interval = config.interval;
+        self.login_is_probed = config.interval.is_some() && config.login.is_some();
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.down().is_none()
     }

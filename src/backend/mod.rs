@@ -115,21 +115,29 @@ pub struct Backend {
     pub connector: Option<Connector>,
     /// Its metrics.
     pub metrics: BackendMetrics,
-    health: Mutex<Health>,
+    health: Arc<Mutex<Health>>,
+    standing: Arc<Standing>,
     trying: AtomicUsize,
     next_source: AtomicUsize,
+    /// The configuration has another one in its place, or none.
+    retired: AtomicBool,
+}
+
+/// What is the same for all of one name, however often its settings change.
+#[derive(Debug)]
+struct Standing {
     // In one order for everybody (`SeqCst`): whoever comes is counted and then asks whether this one is being drained, and who
     // drains it says so and then counts.
     draining: AtomicBool,
     sessions: AtomicUsize,
     places: Places,
-    /// Told when it goes down or is drained.
+    /// Told when it goes down, is drained or is retired.
     closing: Notify,
 }
 
 /// A session is on its way to a backend or there, for as long as this lives.
 #[derive(Debug)]
-pub struct Presence(Arc<Backend>);
+pub struct Presence(Arc<Standing>);
 
 /// Somebody is trying to reach a backend, for as long as this lives.
 #[derive(Debug)]
@@ -138,32 +146,91 @@ pub struct Attempt<'a>(&'a Backend);
 impl Backend {
     /// A backend of which nothing is known yet.
     pub fn new(config: config::Backend, connector: Option<Connector>, metrics: BackendMetrics) -> Self {
-        let health = Mutex::new(Health::new(&config.health));
-        let places = (config.max_links, config.max_links_per_user);
+        let health = Arc::new(Mutex::new(Health::new(&config.health)));
+        let standing = Standing {
+            draining: AtomicBool::new(false),
+            sessions: AtomicUsize::new(0),
+            places: Places::new(config.max_links, config.max_links_per_user),
+            closing: Notify::new(),
+        };
         metrics.set_up(true);
+        Self::with(config, connector, metrics, health, Arc::new(standing))
+    }
+
+    /// The same backend with other settings: who is there is counted on, and what is known of its health holds, unless it is
+    /// reached in another way now. It stands beside this one until [`Backend::take_over`].
+    #[must_use]
+    pub fn renewed(&self, config: config::Backend, connector: Option<Connector>) -> Self {
+        let health = if self.is_reached_like(&config) {
+            Arc::clone(&self.health)
+        } else {
+            Arc::new(Mutex::new(Health::new(&config.health)))
+        };
+        Self::with(config, connector, self.metrics.clone(), health, Arc::clone(&self.standing))
+    }
+
+    fn with(
+        config: config::Backend,
+        connector: Option<Connector>,
+        metrics: BackendMetrics,
+        health: Arc<Mutex<Health>>,
+        standing: Arc<Standing>,
+    ) -> Self {
         Self {
             config,
             connector,
             metrics,
             health,
+            standing,
             trying: AtomicUsize::new(0),
             next_source: AtomicUsize::new(0),
-            draining: AtomicBool::new(false),
-            sessions: AtomicUsize::new(0),
-            places: Places::new(places.0, places.1),
-            closing: Notify::new(),
+            retired: AtomicBool::new(false),
         }
     }
 
+    fn is_reached_like(&self, config: &config::Backend) -> bool {
+        let way = |config: &config::Backend| {
+            (config.host.clone(), config.port, config.tls.clone(), config.proxy_protocol, config.source.clone())
+        };
+        way(&self.config) == way(config)
+    }
+
+    /// Whether it is dialled with what this connector was made from.
+    pub fn connects_by(&self, connector: Option<&Connector>) -> bool {
+        match (&self.connector, connector) {
+            (None, None) => true,
+            (Some(own), Some(other)) => own.is_same(other),
+            _ => false,
+        }
+    }
+
+    /// Its settings count from now on, for all of its name.
+    pub fn take_over(&self) {
+        self.health().adapt(&self.config.health);
+        self.standing.places.resize(self.config.max_links, self.config.max_links_per_user);
+        self.metrics.set_up(self.is_up());
+    }
+
+    /// It is not in the configuration any more: links that wait are given up. Sessions live on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.standing.closing.notify_waiters();
+    }
+
+    /// Whether that has happened.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
     /// Counts a session in.
-    pub fn enter(self: &Arc<Self>) -> Presence {
-        self.sessions.fetch_add(1, Ordering::SeqCst);
-        Presence(Arc::clone(self))
+    pub fn enter(&self) -> Presence {
+        self.standing.sessions.fetch_add(1, Ordering::SeqCst);
+        Presence(Arc::clone(&self.standing))
     }
 
     /// How many sessions are there, or on their way.
     pub fn sessions(&self) -> usize {
-        self.sessions.load(Ordering::SeqCst)
+        self.standing.sessions.load(Ordering::SeqCst)
     }
 
     /// How long one of its sessions waits before it tells its client that the backend has died: a random part of a time
@@ -175,13 +242,13 @@ impl Backend {
 
     /// Whether it gets no new sessions any more.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        self.standing.draining.load(Ordering::SeqCst)
     }
 
     /// Says whether it gets new sessions.
     pub fn set_draining(&self, draining: bool) {
-        self.draining.store(draining, Ordering::SeqCst);
-        self.closing.notify_waiters();
+        self.standing.draining.store(draining, Ordering::SeqCst);
+        self.standing.closing.notify_waiters();
     }
 
     /// Whether users can be sent here now. One that is down gets one now and then, to find out whether it is back.
@@ -200,7 +267,7 @@ impl Backend {
     pub async fn place_of(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
         // Who need not wait is gone from there before anybody looks.
         let _queued = self.metrics.queued();
-        self.places.of_user(user, deadline).await
+        self.standing.places.of_user(user, deadline).await
     }
 
     /// Makes a user's place one for a new link, as soon as the backend may have one more.
@@ -209,20 +276,20 @@ impl Backend {
     /// It had to wait until `deadline`.
     pub async fn complete(&self, place: &mut Place, deadline: Instant) -> Result<(), Limit> {
         let _queued = self.metrics.queued();
-        self.places.complete(place, deadline).await
+        self.standing.places.complete(place, deadline).await
     }
 
     /// A place for a link that is nobody's yet, if there is one to spare.
     pub fn spare_place(&self) -> Option<Place> {
-        self.places.spare()
+        self.standing.places.spare()
     }
 
-    /// Ready when links to it that nobody uses are to be given up: it is down, or is being drained.
+    /// Ready when links to it that nobody uses are to be given up: it is down, is being drained, or is retired.
     pub async fn closes(&self) {
         loop {
-            let mut closing = pin!(self.closing.notified());
+            let mut closing = pin!(self.standing.closing.notified());
             closing.as_mut().enable();
-            if self.is_draining() || !self.is_up() {
+            if self.is_draining() || !self.is_up() || self.is_retired() {
                 return;
             }
             closing.await;
@@ -278,7 +345,7 @@ impl Backend {
             }
             Some(Change::Down(why)) => {
                 self.metrics.set_up(false);
-                self.closing.notify_waiters();
+                self.standing.closing.notify_waiters();
                 warn!(backend, why, "backend is down");
             }
             None => {}

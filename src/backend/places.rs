@@ -1,9 +1,9 @@
 //! Places for links: how many a backend may have at once, in all and for one user, and the queues for them. First come,
 //! first served, and nobody waits without end. Who holds a link that merely waits for work hears when somebody queues, and
-//! gives it up. Not here: links themselves.
+//! gives it up. How many there may be can change at any time: who has a place keeps it. Not here: links themselves.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -18,15 +18,14 @@ type Name = Box<[u8]>;
 /// The places of one backend.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// `None`: any number.
-    all: Option<Arc<Queue>>,
+    all: Arc<Queue>,
     users: Arc<Users>,
 }
 
 #[derive(Debug)]
 struct Users {
-    /// For each; 0: any number.
-    each: usize,
+    /// For each; 0: any number, and nobody is counted.
+    each: AtomicUsize,
     /// Those who have or want one.
     queues: DashMap<Name, Arc<Queue>>,
 }
@@ -49,16 +48,24 @@ struct OfUser {
 #[derive(Debug)]
 struct Seat {
     queue: Arc<Queue>,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A number of places, and who waits for one.
 #[derive(Debug)]
 struct Queue {
     free: Arc<Semaphore>,
+    size: Mutex<Size>,
     waiting: AtomicUsize,
     /// Told for each who comes to wait; hears the one who has listened longest.
     wanted: Notify,
+}
+
+#[derive(Debug)]
+struct Size {
+    most: usize,
+    /// Places that are taken and will not be free again: there are fewer than there were.
+    owed: usize,
 }
 
 /// Somebody waits for as long as this lives.
@@ -67,18 +74,25 @@ struct Waiting<'q>(&'q Queue);
 impl Places {
     /// With room for so many, and for so many of each user; 0: any number.
     pub(super) fn new(all: usize, each: usize) -> Self {
-        let all = (all > 0).then(|| Arc::new(Queue::new(all)));
-        Self { all, users: Arc::new(Users { each, queues: DashMap::new() }) }
+        let users = Users { each: AtomicUsize::new(each), queues: DashMap::new() };
+        Self { all: Arc::new(Queue::new(all)), users: Arc::new(users) }
+    }
+
+    /// There is room for so many from now on. Nobody loses a place; who came while users were not counted is not counted now.
+    pub(super) fn resize(&self, all: usize, each: usize) {
+        self.all.resize(all);
+        self.users.each.store(each, Ordering::Relaxed);
+        for queue in &self.users.queues {
+            queue.resize(each);
+        }
     }
 
     /// A place for a link that is nobody's yet, if one is free and nobody waits for it.
     pub(super) fn spare(&self) -> Option<Place> {
-        let all = match &self.all {
-            None => None,
-            Some(queue) if queue.is_wanted() => return None,
-            Some(queue) => Some(queue.try_take()?),
-        };
-        Some(Place { all, user: None })
+        if self.all.is_wanted() {
+            return None;
+        }
+        Some(Place { all: Some(self.all.try_take()?), user: None })
     }
 
     /// A place among this user's, as soon as there is one; not yet one among the backend's. Dropping the future leaves the
@@ -87,12 +101,13 @@ impl Places {
     /// # Errors
     /// It had to wait until `deadline`.
     pub(super) async fn of_user(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
-        if self.users.each == 0 {
+        let each = self.users.each.load(Ordering::Relaxed);
+        if each == 0 {
             return Ok(Place::default());
         }
         // Dropped last, also when this future is: whoever leaves the queue forgets it if it was the last one.
         let mut of_user = OfUser { seat: None, name: user.normalised(), users: Arc::clone(&self.users) };
-        let new = || Arc::new(Queue::new(self.users.each));
+        let new = || Arc::new(Queue::new(each));
         let queue = Arc::clone(&self.users.queues.entry(of_user.name.clone()).or_insert_with(new));
         of_user.seat = queue.take(deadline).await;
         drop(queue);
@@ -107,9 +122,7 @@ impl Places {
     /// # Errors
     /// It had to wait until `deadline`.
     pub(super) async fn complete(&self, place: &mut Place, deadline: Instant) -> Result<(), Limit> {
-        if let Some(queue) = &self.all {
-            place.all = Some(queue.take(deadline).await.ok_or(Limit::MaxLinks)?);
-        }
+        place.all = Some(self.all.take(deadline).await.ok_or(Limit::MaxLinks)?);
         Ok(())
     }
 }
@@ -146,9 +159,30 @@ async fn wanted(queue: Option<Arc<Queue>>) {
 }
 
 impl Queue {
+    /// With so many places; 0: as many as there can be.
     fn new(places: usize) -> Self {
-        let free = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self { free, waiting: AtomicUsize::new(0), wanted: Notify::new() }
+        let most = bounded(places);
+        let size = Mutex::new(Size { most, owed: 0 });
+        Self { free: Arc::new(Semaphore::new(most)), size, waiting: AtomicUsize::new(0), wanted: Notify::new() }
+    }
+
+    fn resize(&self, places: usize) {
+        let most = bounded(places);
+        let mut size = self.size();
+        if most > size.most {
+            let more = most - size.most;
+            let kept = more.min(size.owed);
+            size.owed -= kept;
+            self.free.add_permits(more - kept);
+        } else {
+            let fewer = size.most - most;
+            size.owed += fewer - self.free.forget_permits(fewer);
+        }
+        size.most = most;
+    }
+
+    fn size(&self) -> MutexGuard<'_, Size> {
+        self.size.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_wanted(&self) -> bool {
@@ -157,7 +191,7 @@ impl Queue {
 
     fn try_take(self: &Arc<Self>) -> Option<Seat> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
-        Some(Seat { queue: Arc::clone(self), _permit: permit })
+        Some(Seat { queue: Arc::clone(self), permit: Some(permit) })
     }
 
     async fn take(self: &Arc<Self>, deadline: Instant) -> Option<Seat> {
@@ -168,7 +202,25 @@ impl Queue {
         let _waiting = Waiting(self);
         self.wanted.notify_one();
         let permit = timeout_at(deadline, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()?;
-        Some(Seat { queue: Arc::clone(self), _permit: permit })
+        Some(Seat { queue: Arc::clone(self), permit: Some(permit) })
+    }
+}
+
+fn bounded(places: usize) -> usize {
+    if places == 0 { Semaphore::MAX_PERMITS } else { places.min(Semaphore::MAX_PERMITS) }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        let mut size = self.queue.size();
+        if size.owed > 0 {
+            size.owed -= 1;
+            permit.forget();
+        } else {
+            // While nobody can change the size.
+            drop(permit);
+        }
     }
 }
 
@@ -200,7 +252,7 @@ mod tests {
     }
 
     fn waiting(places: &Places) -> usize {
-        places.all.as_ref().map_or(0, |queue| queue.waiting.load(Ordering::Relaxed))
+        places.all.waiting.load(Ordering::Relaxed)
     }
 
     async fn take(places: &Places, name: &str) -> Result<Place, Limit> {
@@ -221,7 +273,7 @@ mod tests {
         assert_eq!(take(&places, "bob").await.err(), Some(Limit::MaxLinks));
         assert_eq!(began.elapsed(), Duration::from_secs(5));
         assert_eq!(waiting(&places), 0);
-        let turns = std::sync::Mutex::new(Vec::new());
+        let turns = Mutex::new(Vec::new());
         let turn = async |name: &'static str| {
             let place = take(&places, name).await.expect("in time");
             turns.lock().expect("whole").push(name);
@@ -279,6 +331,45 @@ mod tests {
         place.disown();
         assert!(places.users.queues.is_empty());
         assert_eq!(take(&places, "ann").await.err(), Some(Limit::MaxLinks));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_fewer_places_nobody_loses_one_and_with_more_who_waits_gets_one() {
+        let places = Places::new(3, 0);
+        let mut taken: Vec<_> =
+            [take(&places, "ann").await, take(&places, "bob").await, take(&places, "cid").await].into();
+        places.resize(1, 0);
+        taken.truncate(1);
+        assert_eq!(
+            take(&places, "dan").await.err(),
+            Some(Limit::MaxLinks),
+            "two of three are gone, and one is all there may be"
+        );
+        places.resize(2, 0);
+        let dan = take(&places, "dan").await;
+        assert!(dan.is_ok() && take(&places, "eve").await.is_err());
+        let (eve, ()) = tokio::join!(take(&places, "eve"), async { places.resize(0, 0) });
+        assert!(eve.is_ok(), "any number");
+        places.resize(2, 0);
+        assert!(take(&places, "fay").await.is_err());
+        drop((taken, dan, eve));
+        let both = [take(&places, "fay").await, take(&places, "gus").await];
+        assert!(both.iter().all(Result::is_ok) && take(&places, "hal").await.is_err(), "nothing is owed any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_users_places_can_change_too() {
+        let places = Places::new(0, 1);
+        let first = take(&places, "ann").await.expect("free");
+        assert_eq!(take(&places, "ann").await.err(), Some(Limit::MaxLinksPerUser));
+        places.resize(0, 2);
+        let second = take(&places, "ann").await.expect("one more");
+        places.resize(0, 1);
+        drop(second);
+        assert!(take(&places, "ann").await.is_err());
+        drop(first);
+        assert!(places.users.queues.is_empty());
+        assert!(take(&places, "ann").await.is_ok());
     }
 
     #[tokio::test]

@@ -1,8 +1,12 @@
 //! The command line: one file per subcommand, each from arguments to an exit code.
 
+mod admin;
+mod backends;
 mod check;
+mod reload;
 mod route;
 mod serve;
+mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +34,20 @@ enum Command {
     Check(check::Check),
     /// Say where a user would go, and why.
     Route(route::Route),
+    /// Have the mailmux that runs read its configuration anew.
+    Reload(reload::Reload),
+    /// Hold a user's logins back, for 15 minutes at most.
+    Hold(users::User),
+    /// Let a user's logins in again.
+    Release(users::User),
+    /// Tell a user's sessions to leave; they may come back at once.
+    Kick(users::User),
+    /// Tell a user's sessions to leave, and send it elsewhere from then on.
+    Move(users::Move),
+    /// Give a backend no new sessions, and wait until it has none.
+    Drain(backends::Drain),
+    /// Put a backend back in use.
+    Undrain(backends::Backend),
 }
 
 impl Arguments {
@@ -39,6 +57,13 @@ impl Arguments {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::Route(route) => route.run(),
+            Command::Reload(reload) => reload.run(),
+            Command::Hold(user) => user.hold(),
+            Command::Release(user) => user.release(),
+            Command::Kick(user) => user.kick(),
+            Command::Move(user) => user.run(),
+            Command::Drain(backend) => backend.run(),
+            Command::Undrain(backend) => backend.undrain(),
         }
     }
 }

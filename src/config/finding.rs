@@ -47,6 +47,17 @@ impl Findings {
         &self.all
     }
 
+    /// Each with its place, as people read it.
+    pub fn shown(&self) -> Vec<String> {
+        struct One<'a>(&'a Findings, &'a Finding);
+        impl fmt::Display for One<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.show(self.1, f)
+            }
+        }
+        self.all.iter().map(|finding| One(self, finding).to_string().trim_end().to_owned()).collect()
+    }
+
     fn show(&self, finding: &Finding, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (problem, expected) = finding.message.split_once('\n').unwrap_or((&finding.message, ""));
         let path = self.path.display();

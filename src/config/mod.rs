@@ -1,9 +1,11 @@
 //! The configuration as the rest of the program sees it: checked, with every default filled in and every name resolved
 //! to an index. After this no room tests a setting again. `file.rs` knows the shape of the TOML, `check.rs` turns one into
-//! the other and collects every mistake, `finding.rs` shows a mistake with its place.
+//! the other and collects every mistake, `finding.rs` shows a mistake with its place, `files.rs` lists the files that are
+//! named.
 
 mod check;
 mod file;
+mod files;
 mod finding;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,11 +15,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use files::{NamedFile, Role};
 pub use finding::{Finding, Findings, Site};
 
 /// A whole configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// The file that it was read from, if it was.
+    pub file: Option<PathBuf>,
     /// `[server]`
     pub server: Server,
     /// `[[listener]]`
@@ -70,7 +75,27 @@ impl Config {
             Ok(parsed) => parsed,
             Err(finding) => return Err(Findings::new(path.into(), text.into(), vec![finding])),
         };
-        check::check(&file, folder, findings).map_err(|findings| Findings::new(path.into(), text.into(), findings))
+        let config = check::check(&file, folder, findings);
+        config
+            .map(|config| Self { file: Some(path.into()), ..config })
+            .map_err(|findings| Findings::new(path.into(), text.into(), findings))
+    }
+
+    /// What is otherwise than in a configuration that is in use, and cannot be changed while the process runs.
+    pub fn what_cannot_change_since(&self, other: &Self) -> Vec<Finding> {
+        let changed = [
+            ("server.user", self.server.user != other.server.user),
+            ("server.group", self.server.group != other.server.group),
+            ("server.confine", self.server.confine != other.server.confine),
+            ("server.read", self.server.read != other.server.read),
+            ("server.workers", self.server.workers != other.server.workers),
+            ("log.format", self.log.format != other.log.format),
+        ];
+        let finding = |key| Finding {
+            site: None,
+            message: format!("{key} cannot change while mailmux runs\nexpected the value of the start, or a restart"),
+        };
+        changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| finding(key)).collect()
     }
 
     /// The configuration of `serve --backend HOST:PORT`: implicit TLS on 127.0.0.1:1993, no certificate files (one is made
@@ -92,9 +117,21 @@ pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
     }
 }
 
+/// Reads a duration as the file writes it: `"30s"`, `"5m"`.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match file::text::<Duration>(text) {
+        Ok(duration) => Ok(duration),
+        Err(problem) => Err(problem.replace('\n', ", ")),
+    }
+}
+
 /// A value together with the place in the file where it was written, for checks that only a later room can make
-/// (does this file hold a certificate?).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// (does this file hold a certificate?). Two are equal when the values are: settings that merely stand elsewhere in the file
+/// have not changed.
+#[derive(Debug, Clone)]
 pub struct At<T> {
     /// What was written.
     pub value: T,
@@ -102,8 +139,14 @@ pub struct At<T> {
     pub site: Site,
 }
 
+impl<T: PartialEq> PartialEq for At<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
 /// `[server]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Server {
     /// Worker threads; 0 in the file means one per core and is resolved here.
     pub workers: usize,
@@ -111,10 +154,18 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Who is asked for names; empty: those of the system.
     pub name_servers: Vec<SocketAddr>,
+    /// Whom to become when started as root.
+    pub user: Option<At<String>>,
+    /// The group to become then; `None`: the user's.
+    pub group: Option<At<String>>,
+    /// Whether the kernel is asked to refuse all files that are not needed.
+    pub confine: bool,
+    /// Folders that may be read all the same.
+    pub read: Vec<At<PathBuf>>,
 }
 
 /// One `[[listener]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Its name in logs and metrics; unique.
     pub name: String,
@@ -156,7 +207,7 @@ pub enum Mechanism {
 }
 
 /// `[tls]`: what clients meet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tls {
     /// The oldest version accepted.
     pub min_version: TlsVersion,
@@ -168,6 +219,8 @@ pub struct Tls {
     pub certificates: Vec<CertificateFiles>,
     /// Every pair NAME.pem + NAME.key in it.
     pub directory: Option<At<PathBuf>>,
+    /// How often it is looked whether one of these files has changed; `None`: only a reload reads them again.
+    pub watch: Option<Duration>,
 }
 
 /// A TLS version that can be asked for.
@@ -179,7 +232,7 @@ pub enum TlsVersion {
 }
 
 /// Client certificates.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ClientAuth {
     /// Never asked for.
     Off,
@@ -205,7 +258,7 @@ pub enum CertificateName {
 }
 
 /// A certificate chain and its key, PEM files both.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CertificateFiles {
     /// Leaf first.
     pub chain: At<PathBuf>,
@@ -214,7 +267,7 @@ pub struct CertificateFiles {
 }
 
 /// One `[[backend]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Backend {
     /// Its name in routes, logs and metrics; unique.
     pub name: String,
@@ -222,8 +275,6 @@ pub struct Backend {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Where `address` was written.
-    pub site: Site,
     /// TLS towards it.
     pub tls: BackendTls,
     /// The PROXY header sent, if any.
@@ -243,7 +294,7 @@ pub struct Backend {
 }
 
 /// How it is found out whether a backend is well.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     /// It is probed so often; `None`: never, only what logins meet counts.
     pub interval: Option<Duration>,
@@ -266,7 +317,7 @@ impl Health {
 }
 
 /// One `[[group]]`: backends that share users.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// Its name in routes; unique, also among the backends'.
     pub name: String,
@@ -297,7 +348,7 @@ impl Backend {
 }
 
 /// TLS towards a backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum BackendTls {
     /// In clear.
     None,
@@ -308,7 +359,7 @@ pub enum BackendTls {
 }
 
 /// How mailmux behaves as a TLS client.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TlsClient {
     /// The name sent as SNI and looked for in the certificate: `tls_name`, or else the host.
     pub name: String,
@@ -321,7 +372,7 @@ pub struct TlsClient {
 }
 
 /// Whom to trust.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Roots {
     /// Mozilla's list, built in.
     WebPki,
@@ -340,7 +391,7 @@ pub enum ProxyVersion {
 }
 
 /// One `[[lookup]]`: a source of routes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lookup {
     /// Its name in routes and metrics; unique.
     pub name: String,
@@ -360,7 +411,7 @@ pub struct Lookup {
 }
 
 /// The kinds of sources.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LookupSource {
     /// A map file: `user<TAB>backend [key=value ...]`.
     File {
@@ -376,7 +427,7 @@ pub enum LookupSource {
 }
 
 /// A responder that speaks nginx's `auth_http` protocol.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HttpLookup {
     /// `http://` or `https://`, host, path.
     pub url: At<String>,
@@ -393,7 +444,7 @@ pub struct HttpLookup {
 }
 
 /// A database: SQLite, PostgreSQL or MySQL.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SqlLookup {
     /// `sqlite:`, `postgres:` or `mysql:`. It may hold a password: read from a file, it never stands in an error.
     pub url: DatabaseUrl,
@@ -404,7 +455,7 @@ pub struct SqlLookup {
 }
 
 /// Where a database's URL stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum DatabaseUrl {
     /// Here.
     Written(At<String>),
@@ -413,7 +464,7 @@ pub enum DatabaseUrl {
 }
 
 /// A directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LdapLookup {
     /// `ldap://`, `ldaps://` or `ldapi://`.
     pub url: At<String>,
@@ -458,7 +509,7 @@ pub struct Cache {
 }
 
 /// Where a lookup may send users, and their passwords with them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Allow {
     /// Names of backends and groups; `None`: all that the configuration names.
     pub names: Option<Vec<String>>,
@@ -469,7 +520,7 @@ pub struct Allow {
 }
 
 /// One `[[route]]`: a rule.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// When it applies; all that is given must match.
     pub when: When,
@@ -497,7 +548,7 @@ pub enum Pooling {
 }
 
 /// The conditions of a rule; an absent one matches everything.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct When {
     /// The whole user name, ASCII case ignored.
     pub user: Option<Glob>,
@@ -546,7 +597,7 @@ pub enum RewritePiece {
 }
 
 /// Whose credentials are used at the backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LoginAs {
     /// The client's own.
     Passthrough,
@@ -572,7 +623,7 @@ pub enum MasterForm {
 }
 
 /// `[limits]`. A count of 0 and a rate `"off"` mean: no such limit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Sessions in all.
     pub sessions: usize,
@@ -590,6 +641,19 @@ pub struct Limits {
     pub failures_per_user: Option<Rate>,
     /// Networks to which none of the limits per network applies, nor the one on failures per user.
     pub exempt: Vec<IpNet>,
+    /// The memory that there is; when most of it is used, nobody new is let in.
+    pub memory: Memory,
+}
+
+/// How much memory there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// As much as the container has.
+    Auto,
+    /// So much.
+    Bytes(u64),
+    /// Nobody is turned away for it.
+    Off,
 }
 
 /// `{ rate = "10/m", burst = 10 }`
@@ -602,7 +666,7 @@ pub struct Rate {
 }
 
 /// `[timeouts]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Timeouts {
     /// From accept to a whole PROXY header.
     pub proxy_header: Duration,
@@ -621,7 +685,7 @@ pub struct Timeouts {
 }
 
 /// `[pool]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pool {
     /// Links to each backend that are kept open and not logged in.
     pub warm: usize,
@@ -638,16 +702,18 @@ pub struct Pool {
 }
 
 /// `[admin]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// Where the HTTP port listens.
     pub address: At<SocketAddr>,
     /// A file with the bearer token; demanded for an address that is not loopback.
     pub token_file: Option<At<PathBuf>>,
+    /// A socket in the file system, for whoever may open it.
+    pub socket: Option<At<PathBuf>>,
 }
 
 /// `[log]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     /// Lines for people or for machines.
     pub format: LogFormat,

@@ -27,6 +27,8 @@ pub struct Follower {
     talk: Talk,
     /// Of the last command that the client has begun.
     tag: Tag,
+    /// Whether that was answered.
+    answer: Answer,
     /// The backend is in the middle of a response, behind a literal's announcement.
     responding: bool,
     /// A `+` is due that is an IDLE's and no literal's.
@@ -44,6 +46,14 @@ enum Said {
     Nothing,
     Logout,
     Bye,
+}
+
+/// To the last command.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    #[default]
+    Given,
+    Due,
 }
 
 /// Where the client stands, when it is not inside a literal.
@@ -111,6 +121,12 @@ impl Follower {
     /// untagged line may stand behind it.
     pub fn vouches(&self) -> bool {
         !self.doubt && !self.responding && self.backend.is_at_start()
+    }
+
+    /// The same, and nobody is in the middle of anything: the last command was answered, or is an IDLE.
+    pub fn rests(&self) -> bool {
+        let asks = self.answer == Answer::Due && self.talk != Talk::Idling;
+        self.vouches() && !asks && !self.is_in_command()
     }
 
     /// It will not vouch for anything any more.
@@ -250,6 +266,7 @@ impl Follower {
         let (tag, rest) = tag_and_rest(line.head())?;
         let name = name(rest)?;
         self.tag = Tag::new(tag).ok_or(Doubt)?;
+        self.answer = Answer::Due;
         if let Some(tracker) = &mut self.tracker {
             tracker.hear_command(self.tag, rest);
         }
@@ -333,6 +350,9 @@ impl Follower {
     }
 
     fn hear_answer(&mut self, tag: &[u8], status: Status) -> Result<(), Doubt> {
+        if self.tag.is(tag) {
+            self.answer = Answer::Given;
+        }
         match self.talk {
             Talk::Waiting | Talk::Idling if !self.tag.is(tag) => {}
             Talk::Waiting if status == Status::Ok => return Err(Doubt),

@@ -21,6 +21,7 @@ fn limits() -> config::Limits {
         failures_per_network: None,
         failures_per_user: None,
         exempt: vec!["127.0.0.0/8".parse().expect("a network")],
+        memory: config::Memory::Off,
     }
 }
 

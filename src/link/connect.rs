@@ -187,14 +187,15 @@ impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
 async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Result<TcpStream, LinkError> {
     let config = &backend.config;
     let connect = |detail: String| LinkError::down(Some(BackendError::Connect), detail);
-    let addresses = match timeout_at(deadline, dialling.names.addresses(&config.host, config.port)).await {
+    let names = dialling.names();
+    let addresses = match timeout_at(deadline, names.addresses(&config.host, config.port)).await {
         Ok(Ok(addresses)) => addresses,
         Ok(Err(error)) => return Err(connect(error)),
         Err(_) => {
             return Err(LinkError::down(Some(BackendError::Timeout), format!("{}: no answer from DNS", config.host)));
         }
     };
-    if let Some(address) = addresses.iter().find(|address| is_own(**address, &dialling.own)) {
+    if let Some(address) = addresses.iter().find(|address| is_own(**address, &dialling.own())) {
         let detail = format!("{address} is one of our own listeners");
         return Err(LinkError::new(Some(BackendError::Connect), Refusal::Loop, detail));
     }
@@ -204,10 +205,14 @@ async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Resu
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         last = match timeout_at(Instant::now() + share, connect_to(backend, *address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
+            // Another address does not help, and the backend is not to blame.
+            Ok(Err(error)) if is_ours(&error) => {
+                return Err(LinkError::down(Some(BackendError::Local), format!("{address}: {error}")));
+            }
             Ok(Err(error)) => connect(format!("{address}: {error}")),
             Err(_) => LinkError::down(Some(BackendError::Timeout), format!("{address}: no answer to TCP")),
         };
-        dialling.names.shun(*address);
+        names.shun(*address);
     }
     Err(last)
 }
@@ -229,6 +234,13 @@ async fn connect_to(backend: &Backend, address: SocketAddr) -> io::Result<TcpStr
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     TcpSocket::from_std_stream(socket.into()).connect(address).await
+}
+
+/// Whether it is this machine that is short of something: descriptors, memory, ports.
+fn is_ours(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    const SHORT: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|error| SHORT.contains(&error))
 }
 
 /// Whether that address leads to one of our listeners. One that listens on all addresses is met on loopback and on every

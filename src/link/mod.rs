@@ -11,6 +11,7 @@ mod wire;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -35,10 +36,34 @@ const LEAVING: Duration = Duration::from_secs(5);
 
 /// What it takes to dial, the same for all links.
 pub struct Dialling {
-    /// Who knows where hosts are.
-    pub names: Names,
-    /// Our own listeners, which are never dialled.
-    pub own: Vec<SocketAddr>,
+    names: RwLock<Arc<Names>>,
+    own: RwLock<Arc<[SocketAddr]>>,
+}
+
+impl Dialling {
+    /// With those who know where hosts are, and our own listeners, which are never dialled.
+    pub fn new(names: Names, own: Vec<SocketAddr>) -> Self {
+        Self { names: RwLock::new(Arc::new(names)), own: RwLock::new(own.into()) }
+    }
+
+    /// Others are asked for names from now on; what is known serves on.
+    pub fn ask(&self, names: Names) {
+        let mut asked = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        *asked = Arc::new(names.knowing(&asked));
+    }
+
+    /// These are our own listeners from now on.
+    pub fn avoid(&self, own: Vec<SocketAddr>) {
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = own.into();
+    }
+
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn own(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&self.own.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Whose link it is; for PROXY header and ID.

@@ -29,8 +29,8 @@ const SHUNNED: Duration = Duration::from_secs(30);
 pub struct Names {
     /// `None`: the system's own.
     resolver: Option<TokioResolver>,
-    last: DashMap<String, Arc<[IpAddr]>>,
-    shunned: DashMap<SocketAddr, Instant>,
+    last: Arc<DashMap<String, Arc<[IpAddr]>>>,
+    shunned: Arc<DashMap<SocketAddr, Instant>>,
 }
 
 impl Names {
@@ -52,7 +52,12 @@ impl Names {
 
     /// Asks the system's library, which tells no TTL and so is asked each time.
     pub fn by_the_system() -> Self {
-        Self { resolver: None, last: DashMap::new(), shunned: DashMap::new() }
+        Self { resolver: None, last: Arc::default(), shunned: Arc::default() }
+    }
+
+    /// It knows besides what others have learnt.
+    pub(super) fn knowing(self, others: &Self) -> Self {
+        Self { last: Arc::clone(&others.last), shunned: Arc::clone(&others.shunned), ..self }
     }
 
     /// Where a host is: its addresses with this port, the likeliest first.
@@ -185,6 +190,12 @@ mod tests {
         *answer.lock().expect("whole") = None;
         names.resolver.as_ref().expect("one").clear_cache();
         assert_eq!(first(&names).await, Ok("127.0.0.3:143".parse().expect("an address")), "DNS is gone");
+        let names = Names::new(&[responder(answer).await]).expect("settings").knowing(&names);
+        assert_eq!(
+            first(&names).await,
+            Ok("127.0.0.3:143".parse().expect("an address")),
+            "asked elsewhere, in vain too"
+        );
         let other = names.addresses("other.example.test.", 143).await.expect_err("never heard of");
         assert!(other.starts_with("other.example.test.: "), "{other}");
     }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::wire::Aside;
 use super::{Caller, Greeted, Link, LinkError, LoggedIn, Progress, Used, connect};
 use crate::backend::{Backend, LoginAs, Place, Prescribed, Proof, Route};
-use crate::config::{self, BackendTls, MasterForm, Site};
+use crate::config::{self, BackendTls, MasterForm};
 use crate::imap::{Credentials, Login, Mechanism, Reset, Secret, UserName, Welcome};
 use crate::metrics::{BackendError, Metrics};
 use crate::outcome::Refusal;
@@ -23,7 +23,6 @@ pub(super) fn backend(host: &str, port: u16, tls: BackendTls) -> Arc<Backend> {
         name: "blue".to_owned(),
         host: host.to_owned(),
         port,
-        site: Site { key: "backend[0].address".to_owned(), span: 0..0 },
         tls,
         proxy_protocol: None,
         forward_id: true,

@@ -26,19 +26,20 @@ fn listener(address: &str) -> config::Listener {
 
 #[tokio::test]
 async fn an_address_in_use_is_a_finding_with_a_remedy() {
-    let bound = Bound::bind(&listener("127.0.0.1:0")).expect("a free port");
+    let bound = Bound::bind(&listener("127.0.0.1:0"), &mut Inherited::default()).expect("a free port");
     let address = bound.local_addr().to_string();
-    let finding = Bound::bind(&listener(&address)).expect_err("taken");
+    let finding = Bound::bind(&listener(&address), &mut Inherited::default()).expect_err("taken");
     assert_eq!(finding.site.map(|site| site.span), Some(3..9));
     assert!(finding.message.starts_with(&format!("cannot listen on {address}: ")), "{}", finding.message);
     assert!(finding.message.ends_with("(`ss -ltnp` shows it) or choose another port"), "{}", finding.message);
-    let finding = Bound::bind(&listener("192.0.2.1:0")).expect_err("a documentation address");
+    let finding =
+        Bound::bind(&listener("192.0.2.1:0"), &mut Inherited::default()).expect_err("a documentation address");
     assert!(finding.message.contains("an address that this machine has"), "{}", finding.message);
 }
 
 #[tokio::test]
 async fn a_restart_can_bind_again_at_once() {
-    let bound = Bound::bind(&listener("127.0.0.1:0")).expect("a free port");
+    let bound = Bound::bind(&listener("127.0.0.1:0"), &mut Inherited::default()).expect("a free port");
     let address = bound.local_addr();
     let far = TcpStream::connect(address).await.expect("listening");
     let (near, _) = bound.socket.accept().await.expect("connected");
@@ -46,12 +47,12 @@ async fn a_restart_can_bind_again_at_once() {
     drop(near);
     drop(bound);
     drop(far);
-    Bound::bind(&listener(&address.to_string())).expect("free again");
+    Bound::bind(&listener(&address.to_string()), &mut Inherited::default()).expect("free again");
 }
 
 #[tokio::test]
 async fn the_ipv6_wildcard_takes_both_families() {
-    let bound = Bound::bind(&listener("[::]:0")).expect("a free port");
+    let bound = Bound::bind(&listener("[::]:0"), &mut Inherited::default()).expect("a free port");
     let port = bound.local_addr().port();
     let (running, phase) = watch::channel(Phase::Running);
     let (sender, mut accepted) = mpsc::unbounded_channel();

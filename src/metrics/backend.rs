@@ -1,8 +1,9 @@
 //! The metrics of backends, of the links to them and of the pool.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ const LIFETIME: [f64; 10] = [1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 86
 /// The families of all backends.
 pub(super) struct Backends {
     up: IntGaugeVec,
+    /// Of whom it is told whether they are up.
+    names: Mutex<BTreeSet<String>>,
     links: IntGaugeVec,
     queue: IntGaugeVec,
     connect_seconds: HistogramVec,
@@ -76,10 +79,12 @@ pub enum BackendError {
     Unavailable,
     /// `NO [SERVERBUG]`.
     ServerBug,
+    /// Nothing of the backend's: this machine has no descriptor, port or memory for a link.
+    Local,
 }
 
 impl BackendError {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Connect,
         Self::Timeout,
         Self::Tls,
@@ -89,6 +94,7 @@ impl BackendError {
         Self::StartTls,
         Self::Unavailable,
         Self::ServerBug,
+        Self::Local,
     ];
 
     /// The label.
@@ -103,6 +109,7 @@ impl BackendError {
             Self::StartTls => "starttls",
             Self::Unavailable => "unavailable",
             Self::ServerBug => "serverbug",
+            Self::Local => "local",
         }
     }
 }
@@ -204,6 +211,7 @@ impl Backends {
                          was connected already (warm), or a new one and why that.";
         Ok(Self {
             up: gauges("mailmux_backend_up", "Whether the backend is well, as far as is known.", &["backend"])?,
+            names: Mutex::default(),
             links: gauges("mailmux_backend_links", "Connections to the backend.", &["backend", "state"])?,
             queue: gauges("mailmux_backend_queue", "Logins that wait for a free link.", &["backend"])?,
             connect_seconds: histograms("mailmux_backend_connect_seconds", connect, &LATENCY)?,
@@ -235,7 +243,22 @@ impl Backends {
     }
 
     /// The metrics of a backend, present from now on.
+    /// Tells of nobody else any more whether it is up.
+    pub(super) fn only<'b>(&self, names: impl Iterator<Item = &'b str>) {
+        let kept: Vec<_> = names.collect();
+        let mut known = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name| {
+            let is_kept = kept.contains(&name.as_str());
+            if !is_kept {
+                // It is there: nobody else removes one.
+                let _ = self.up.remove_label_values(&[name]);
+            }
+            is_kept
+        });
+    }
+
     pub(super) fn of(&self, name: &str) -> BackendMetrics {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         for kind in BackendError::ALL {
             self.errors.with_label_values(&[name, kind.as_str()]);
         }

@@ -3,12 +3,14 @@
 //!
 //! Labels come from the configuration or from closed lists, never from what a peer sends, and every series exists from
 //! the start, so that a rate over it is right from its first event on. Those of backends and their links are in
-//! `backend.rs`.
+//! `backend.rs`, those of the process in `life.rs`.
 
 mod backend;
+mod life;
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -22,6 +24,7 @@ use crate::outcome::{Ending, LOGIN_OUTCOMES, Limit};
 
 use backend::Backends;
 pub use backend::{BackendError, BackendMetrics, Checkout, Counted, Eviction};
+pub use life::Life;
 
 /// Connecting and logging in: 1 ms to 30 s.
 const LATENCY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -51,6 +54,9 @@ pub struct Metrics {
     lookup_seconds: HistogramVec,
     lookup_cache: IntCounterVec,
     certificate_expiry: GaugeVec,
+    /// The names under which certificates are shown.
+    certificates: Mutex<BTreeSet<String>>,
+    life: Life,
     accept_errors: IntCounter,
     internal_errors: IntCounter,
 }
@@ -167,6 +173,8 @@ impl Metrics {
                     &["name"],
                 )?,
             )?,
+            certificates: Mutex::default(),
+            life: Life::new(&registry)?,
             accept_errors: registered(
                 &registry,
                 IntCounter::new("mailmux_accept_errors_total", "Failed accepts (out of file descriptors ...).")?,
@@ -257,10 +265,31 @@ impl Metrics {
         self.proxy_headers.with_label_values(&[outcome]).inc();
     }
 
-    /// A certificate is in use until then (seconds since 1970).
+    /// These certificates are in use, until then (seconds since 1970), and no others.
     #[expect(clippy::cast_precision_loss, reason = "exact for 285 million years")]
-    pub fn certificate(&self, name: &str, not_after: i64) {
-        self.certificate_expiry.with_label_values(&[name]).set(not_after as f64);
+    pub fn certificates<'c>(&self, expiries: impl Iterator<Item = (&'c str, i64)>) {
+        let mut shown = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = std::mem::take(&mut *shown);
+        for (name, not_after) in expiries {
+            self.certificate_expiry.with_label_values(&[name]).set(not_after as f64);
+            gone.remove(name);
+            shown.insert(name.to_owned());
+        }
+        for name in gone {
+            // It is there: nobody else removes one.
+            let _ = self.certificate_expiry.remove_label_values(&[&name]);
+        }
+    }
+
+    /// Those of the process's own life.
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// The configuration names these backends, and no others: whether another is up is not told any more. What was counted
+    /// stays.
+    pub fn only_backends<'b>(&self, names: impl Iterator<Item = &'b str>) {
+        self.backends.only(names);
     }
 
     /// `accept` failed.

@@ -10,12 +10,12 @@ mod warm;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::{hmac, rand};
 use dashmap::DashMap;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
@@ -45,15 +45,23 @@ const RETURNS: usize = 4096;
 /// All links that wait.
 #[derive(Debug)]
 pub struct Pool {
-    settings: config::Pool,
+    terms: RwLock<Arc<Terms>>,
+    /// Told when these have changed.
+    changed: Notify,
     key: hmac::Key,
     users: DashMap<Account, Arc<Links>>,
     /// How many of these wait, in all.
     idle: AtomicUsize,
-    stocks: Vec<Arc<Stock>>,
     returned: mpsc::Sender<Return>,
     /// How often links were sent away: those that were on their way here then are not kept either.
     dismissals: AtomicU64,
+}
+
+/// What the configuration says of it now.
+#[derive(Debug)]
+struct Terms {
+    settings: config::Pool,
+    stocks: Vec<Arc<Stock>>,
 }
 
 /// Those of one account that wait.
@@ -108,29 +116,50 @@ pub struct Return {
 }
 
 impl Pool {
-    /// An empty pool. `backends` are those of the configuration.
+    /// An empty pool without terms: see [`Pool::adopt`].
     ///
     /// # Errors
     /// When there is no randomness on this machine.
-    pub fn new(
-        settings: config::Pool,
-        backends: &[Arc<Backend>],
-    ) -> Result<(Self, Returns), aws_lc_rs::error::Unspecified> {
+    pub fn new(settings: config::Pool) -> Result<(Self, Returns), aws_lc_rs::error::Unspecified> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())?;
-        let can_be_warm = |backend: &&Arc<Backend>| settings.warm > 0 && backend.config.proxy_protocol.is_none();
-        let stocks = backends.iter().filter(can_be_warm).map(|backend| Arc::new(Stock::new(backend, &settings)));
-        let stocks = stocks.collect();
         let (returned, returns) = mpsc::channel(RETURNS);
         let pool = Self {
-            settings,
+            terms: RwLock::new(Arc::new(Terms { settings, stocks: Vec::new() })),
+            changed: Notify::new(),
             key,
             users: DashMap::new(),
             idle: AtomicUsize::new(0),
-            stocks,
             returned,
             dismissals: AtomicU64::new(0),
         };
         Ok((pool, Returns(returns)))
+    }
+
+    /// This is what the configuration says from now on. `backends` are its; `connect` is how long a link may take to be
+    /// opened. Links that wait live on; those that only the old terms wanted are let go.
+    pub fn adopt(&self, settings: config::Pool, connect: Duration, backends: &[Arc<Backend>]) {
+        let mut terms = self.terms.write().unwrap_or_else(PoisonError::into_inner);
+        let can_be_warm = |backend: &&Arc<Backend>| settings.warm > 0 && backend.config.proxy_protocol.is_none();
+        let stock = |backend: &Arc<Backend>| match terms.stock(backend) {
+            Some(stock) => {
+                stock.adopt(&settings, connect);
+                Arc::clone(stock)
+            }
+            None => Arc::new(Stock::new(backend, &settings, connect)),
+        };
+        let stocks: Vec<_> = backends.iter().filter(can_be_warm).map(stock).collect();
+        for old in &terms.stocks {
+            if !stocks.iter().any(|kept| Arc::ptr_eq(kept, old)) {
+                old.close();
+            }
+        }
+        *terms = Arc::new(Terms { settings, stocks });
+        drop(terms);
+        self.changed.notify_one();
+    }
+
+    fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whose the link of this login is; `None`: it is not for anybody's use again.
@@ -163,7 +192,8 @@ impl Pool {
 
     /// A link to this backend that is nobody's.
     pub async fn take_warm(&self, backend: &Arc<Backend>) -> Option<Link<Greeted>> {
-        self.stock(backend)?.take().await
+        let terms = self.terms();
+        terms.stock(backend)?.take().await
     }
 
     /// Somebody whose link can be used again has just been let in by the backend.
@@ -209,13 +239,16 @@ impl Pool {
     }
 
     /// Looks after all links that wait, for ever. Dropping the future closes them.
-    pub async fn run(self: Arc<Self>, mut returns: Returns, dialling: Arc<Dialling>, connect: Duration) {
+    pub async fn run(self: Arc<Self>, mut returns: Returns, dialling: Arc<Dialling>) {
         let mut tasks = JoinSet::new();
-        for stock in &self.stocks {
-            tasks.spawn(Arc::clone(stock).fill(Arc::clone(&dialling), connect));
-        }
         loop {
+            for stock in &self.terms().stocks {
+                if stock.begins() {
+                    tasks.spawn(Arc::clone(stock).fill(Arc::clone(&dialling)));
+                }
+            }
             tokio::select! {
+                () = self.changed.notified() => {}
                 Some(returned) = returns.0.recv() => {
                     tasks.spawn(Arc::clone(&self).keep(returned));
                 }
@@ -257,7 +290,7 @@ impl Pool {
         backend: &Arc<Backend>,
     ) -> Option<(Link<LoggedIn>, Eviction)> {
         let Some(_counted) = self.count() else { return Some((link, Eviction::Full)) };
-        let Some((slot, wanted)) = stake.offer(self.settings.reuse_per_user) else {
+        let Some((slot, wanted)) = stake.offer(self.terms().settings.reuse_per_user) else {
             return Some((link, Eviction::Full));
         };
         // Asked once it is there to be sent away: whoever sends links away now, sees this one.
@@ -279,7 +312,8 @@ impl Pool {
         backend: &Arc<Backend>,
     ) -> Option<(Link<LoggedIn>, Eviction)> {
         let since = Instant::now();
-        let (waits, lives) = (jittered(self.settings.reuse_ttl), jittered(self.settings.reuse_lifetime));
+        let settings = &self.terms().settings;
+        let (waits, lives) = (jittered(settings.reuse_ttl), jittered(settings.reuse_lifetime));
         let time = waits.min(lives.saturating_sub(link.logged_in().elapsed()));
         let place_wanted = link.place().wanted();
         let taker = tokio::select! {
@@ -315,7 +349,8 @@ impl Pool {
     async fn let_go(&self, link: Link<LoggedIn>, backend: &Arc<Backend>, why: Eviction) {
         backend.metrics.evicted(why);
         let stays = !matches!(why, Eviction::Wanted | Eviction::Closing);
-        match self.stock(backend).filter(|stock| stays && !stock.is_full() && link.can_unauthenticate()) {
+        let terms = self.terms();
+        match terms.stock(backend).filter(|stock| stays && !stock.is_full() && link.can_unauthenticate()) {
             Some(stock) => {
                 if let Ok(Ok(link)) = timeout(PATIENCE, link.unauthenticate()).await {
                     Arc::clone(stock).keep(link).await;
@@ -325,13 +360,15 @@ impl Pool {
         }
     }
 
-    fn stock(&self, backend: &Arc<Backend>) -> Option<&Arc<Stock>> {
-        self.stocks.iter().find(|stock| stock.is_of(backend))
-    }
-
     fn count(&self) -> Option<Counted<'_>> {
         let counted = Counted(&self.idle);
-        (self.idle.fetch_add(1, Ordering::Relaxed) < self.settings.reuse_max).then_some(counted)
+        (self.idle.fetch_add(1, Ordering::Relaxed) < self.terms().settings.reuse_max).then_some(counted)
+    }
+}
+
+impl Terms {
+    fn stock(&self, backend: &Arc<Backend>) -> Option<&Arc<Stock>> {
+        self.stocks.iter().find(|stock| stock.is_of(backend))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -33,8 +33,9 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Stock {
     backend: Arc<Backend>,
-    most: usize,
-    ttl: Duration,
+    terms: watch::Sender<Terms>,
+    /// Somebody fills it.
+    begun: AtomicBool,
     shelf: Shelf<Link<Greeted>>,
     /// Told when there is one fewer.
     taken: Notify,
@@ -42,12 +43,27 @@ pub(super) struct Stock {
     ended_early: AtomicBool,
 }
 
+/// What the configuration says of it now.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    /// 0: it is closed for good.
+    most: usize,
+    ttl: Duration,
+    connect: Duration,
+}
+
+impl Terms {
+    fn new(settings: &config::Pool, connect: Duration) -> Self {
+        Self { most: settings.warm, ttl: settings.warm_ttl, connect }
+    }
+}
+
 impl Stock {
-    pub(super) fn new(backend: &Arc<Backend>, settings: &config::Pool) -> Self {
+    pub(super) fn new(backend: &Arc<Backend>, settings: &config::Pool, connect: Duration) -> Self {
         Self {
             backend: Arc::clone(backend),
-            most: settings.warm,
-            ttl: settings.warm_ttl,
+            terms: watch::channel(Terms::new(settings, connect)).0,
+            begun: AtomicBool::new(false),
             shelf: Shelf::default(),
             taken: Notify::new(),
             ended_early: AtomicBool::new(false),
@@ -58,8 +74,34 @@ impl Stock {
         Arc::ptr_eq(&self.backend, backend)
     }
 
+    /// These are its terms from now on; those of links that wait already stay.
+    pub(super) fn adopt(&self, settings: &config::Pool, connect: Duration) {
+        self.terms.send_replace(Terms::new(settings, connect));
+        self.taken.notify_one();
+    }
+
+    /// Lets all links go and takes no more, for good.
+    pub(super) fn close(&self) {
+        self.terms.send_modify(|terms| terms.most = 0);
+        self.taken.notify_one();
+    }
+
+    /// True once, for whoever is to fill it.
+    pub(super) fn begins(&self) -> bool {
+        !self.begun.swap(true, Ordering::Relaxed)
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        self.shelf.len() >= self.most
+        self.shelf.len() >= self.terms.borrow().most
+    }
+
+    fn is_closed(&self) -> bool {
+        self.terms.borrow().most == 0
+    }
+
+    async fn closed(&self) {
+        // The sender is ours, so that there is no error.
+        let _ = self.terms.subscribe().wait_for(|terms| terms.most == 0).await;
     }
 
     /// A link that was alive a moment ago.
@@ -75,14 +117,19 @@ impl Stock {
         }
     }
 
-    /// Keeps the stock full, for ever. Dropping the future closes all links of it that wait.
-    pub(super) async fn fill(self: Arc<Self>, dialling: Arc<Dialling>, connect_timeout: Duration) {
+    /// Keeps the stock full until it is closed. Dropping the future closes all links of it that wait.
+    pub(super) async fn fill(self: Arc<Self>, dialling: Arc<Dialling>) {
         let mut keepers = JoinSet::new();
         let mut pause = SLOW_START;
         loop {
             let mut taken = pin!(self.taken.notified());
             taken.as_mut().enable();
             while keepers.try_join_next().is_some() {}
+            if self.is_closed() {
+                // They say goodbye.
+                while keepers.join_next().await.is_some() {}
+                return;
+            }
             if self.ended_early.swap(false, Ordering::Relaxed) {
                 // Four times, since the link that has ended had halved it.
                 pause = longer(pause * 4);
@@ -101,15 +148,19 @@ impl Stock {
                 sleep(LOOK).await;
                 continue;
             };
-            pause = match Link::open(&self.backend, &dialling, None, connect_timeout).await {
+            let connect = self.terms.borrow().connect;
+            pause = match Link::open(&self.backend, &dialling, None, connect).await {
                 Ok(link) => {
                     self.backend.succeeded(Aspect::Reach);
                     keepers.spawn(Arc::clone(&self).keep(link.in_place(place)));
                     if pause > SHORTEST { pause / 2 } else { Duration::ZERO }
                 }
                 Err(error) => {
-                    self.backend.metrics.error(error.kind.unwrap_or(BackendError::Connect));
-                    self.backend.failed(Aspect::Reach, None, &error.detail);
+                    let kind = error.kind.unwrap_or(BackendError::Connect);
+                    self.backend.metrics.error(kind);
+                    if kind != BackendError::Local {
+                        self.backend.failed(Aspect::Reach, None, &error.detail);
+                    }
                     longer(pause * 2)
                 }
             };
@@ -119,7 +170,8 @@ impl Stock {
 
     /// Keeps a link until somebody takes it, or it is to go for another reason.
     pub(super) async fn keep(self: Arc<Self>, mut link: Link<Greeted>) {
-        let Some((slot, wanted)) = self.shelf.offer((), self.most) else { return link.log_out().await };
+        let Terms { most, ttl, .. } = *self.terms.borrow();
+        let Some((slot, wanted)) = self.shelf.offer((), most) else { return link.log_out().await };
         let born = Instant::now();
         let waiting = self.backend.metrics.warm();
         let place_wanted = link.place().wanted();
@@ -141,7 +193,8 @@ impl Stock {
             }
             () = place_wanted => Some((link, Eviction::Wanted)),
             () = self.backend.closes() => Some((link, Eviction::Closing)),
-            () = sleep(jittered(self.ttl)) => Some((link, Eviction::Age)),
+            () = self.closed() => Some((link, Eviction::Closing)),
+            () = sleep(jittered(ttl)) => Some((link, Eviction::Age)),
         };
         drop(waiting);
         self.shelf.withdraw(slot);

@@ -1,31 +1,240 @@
-//! Where log lines go: standard error, as text or as JSON.
+//! Where log lines go: standard error, as text or as JSON, by a thread of its own. Whoever logs never waits: a full disk, a
+//! pipe that nobody reads or a slow journal cost lines, which are counted, and nothing else.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
+use tracing::dispatcher::{Dispatch, SetGlobalDefaultError, set_global_default};
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::util::TryInitError;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, fmt, registry, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Starts the log of this process.
+/// The most lines that wait to be written. A line is some 400 bytes and seldom more than a thousand, so that a full queue
+/// holds two to four MiB; the busiest moment of a large server fits into it.
+const QUEUE: usize = 4096;
+/// How often the end of the process looks for room in a full queue, and how long it waits each time: a second in all. The
+/// library waits one second more for what is in the queue.
+const LAST_TRIES: u32 = 100;
+const LAST_PAUSE: Duration = Duration::from_millis(10);
+
+/// What can be done to the log while it runs.
+#[derive(Debug, Clone)]
+pub struct LogHandle {
+    level: reload::Handle<LevelFilter, Registry>,
+    /// Lines that found no room in the queue ...
+    unqueued: ErrorCounter,
+    /// ... and those that could not be written.
+    unwritten: Arc<AtomicU64>,
+}
+
+/// Its end: what waits is written when this is dropped, as far as that does not take long.
+#[derive(Debug)]
+#[must_use = "the log ends when this is dropped"]
+pub struct LogEnd {
+    queue: NonBlocking,
+    thread: Option<WorkerGuard>,
+}
+
+/// Starts the log of this process. There must be no privileges left to be dropped by then, since it starts a thread.
 ///
 /// # Errors
 /// A log was started before.
-pub fn start_log(log: &Log) -> Result<(), TryInitError> {
-    use tracing_subscriber::util::SubscriberInitExt;
+pub fn start_log(log: &Log) -> Result<(LogHandle, LogEnd), SetGlobalDefaultError> {
+    let colours = log.format == LogFormat::Text && io::stderr().is_terminal();
+    let (dispatch, handle, end) = build(log, colours, io::stderr());
+    set_global_default(dispatch)?;
+    Ok((handle, end))
+}
 
-    let level = match log.level {
+fn build(log: &Log, colours: bool, to: impl Write + Send + 'static) -> (Dispatch, LogHandle, LogEnd) {
+    let unwritten = Arc::new(AtomicU64::new(0));
+    let sink = Sink { to, unwritten: Arc::clone(&unwritten) };
+    let (queue, thread) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log").finish(sink);
+    let (filter, level) = reload::Layer::new(filter_of(log.level));
+    // A line that cannot be written is lost. Complaining of it to standard error, as is the default, panics when that is
+    // what cannot be written to, and takes the session with it.
+    let lines = fmt::layer().with_writer(queue.clone()).log_internal_errors(false);
+    let dispatch = match log.format {
+        LogFormat::Text => registry().with(filter).with(lines.with_ansi(colours).with_target(false)).into(),
+        LogFormat::Json => registry().with(filter).with(lines.json().flatten_event(true)).into(),
+    };
+    let handle = LogHandle { level, unqueued: queue.error_counter(), unwritten };
+    (dispatch, handle, LogEnd { queue, thread: Some(thread) })
+}
+
+impl LogHandle {
+    /// From now on so much is logged.
+    pub fn set_level(&self, level: LogLevel) {
+        if let Err(error) = self.level.reload(filter_of(level)) {
+            tracing::error!(%error, "the log's level cannot be changed");
+        }
+    }
+
+    /// So many lines were lost since the start.
+    pub fn lines_dropped(&self) -> u64 {
+        let unqueued = u64::try_from(self.unqueued.dropped_lines()).unwrap_or(u64::MAX);
+        unqueued.saturating_add(self.unwritten.load(Ordering::Relaxed))
+    }
+}
+
+fn filter_of(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
-    // A line that cannot be written (a full disk, a pipe nobody reads) is lost. Complaining of it to standard error, as is
-    // the default, panics when that is what cannot be written to, and takes the session with it.
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).log_internal_errors(false);
-    match log.format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+    }
+}
+
+impl Drop for LogEnd {
+    /// The thread's own guard says on standard output that the queue is full, and panics if it cannot. So there has to be
+    /// room for its last message first; an empty line finds out. Without room nobody reads, and nothing is lost by leaving.
+    fn drop(&mut self) {
+        let counter = self.queue.error_counter();
+        for _ in 0..LAST_TRIES {
+            let before = counter.dropped_lines();
+            if self.queue.write_all(b"").is_ok() && counter.dropped_lines() == before {
+                drop(self.thread.take());
+                return;
+            }
+            thread::sleep(LAST_PAUSE);
+        }
+        std::mem::forget(self.thread.take());
+    }
+}
+
+/// Counts what cannot be written, and says that it was: the library does not count it, and where the last flush fails its
+/// thread panics.
+struct Sink<W> {
+    to: W,
+    unwritten: Arc<AtomicU64>,
+}
+
+impl<W: Write> Write for Sink<W> {
+    /// Called with whole lines only.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.to.write_all(line).is_err() {
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // What is not written by then was counted line by line.
+        let _ = self.to.flush();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, MutexGuard};
+    use std::time::Instant;
+
+    use tracing::dispatcher::with_default;
+    use tracing::{debug, info};
+
+    use super::*;
+
+    const TEXT: Log = Log { format: LogFormat::Text, level: LogLevel::Info };
+
+    /// What it is written to; blocked for as long as somebody holds the lock.
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Paper {
+        fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+            self.0.lock().expect("not poisoned")
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(self.lock().clone()).expect("UTF-8")
+        }
+    }
+
+    impl Write for Paper {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.lock().extend(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A full disk.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn the_level_can_be_changed_while_it_runs_and_the_end_writes_what_waits() {
+        let paper = Paper::default();
+        let (dispatch, handle, end) = build(&TEXT, false, paper.clone());
+        with_default(&dispatch, || {
+            debug!("one");
+            handle.set_level(LogLevel::Debug);
+            debug!("two");
+            handle.set_level(LogLevel::Error);
+            info!("three");
+            handle.set_level(LogLevel::Info);
+            info!("four");
+        });
+        drop(end);
+        let text = paper.text();
+        let shown = ["one", "two", "three", "four"].map(|word| text.contains(word));
+        assert_eq!(shown, [false, true, false, true], "{text}");
+        assert_eq!((text.lines().count(), handle.lines_dropped()), (2, 0));
+    }
+
+    #[test]
+    fn lines_are_machine_readable_where_that_is_wanted() {
+        let paper = Paper::default();
+        let (dispatch, _, end) = build(&Log { format: LogFormat::Json, ..TEXT }, false, paper.clone());
+        with_default(&dispatch, || info!(answer = 42, "hello"));
+        drop(end);
+        let text = paper.text();
+        assert!(text.starts_with('{') && text.contains("\"message\":\"hello\",\"answer\":42"), "{text}");
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_blocked_and_what_finds_no_room_is_counted() {
+        let paper = Paper::default();
+        let (dispatch, handle, end) = build(&TEXT, false, paper.clone());
+        let blocked = paper.lock();
+        let lines = QUEUE + 100;
+        with_default(&dispatch, || (0..lines).for_each(|line| info!(line)));
+        // One may be in the thread's hand.
+        assert!((99..=100).contains(&handle.lines_dropped()), "{}", handle.lines_dropped());
+        let begun = Instant::now();
+        let dropped = thread::spawn(move || drop(end));
+        dropped.join().expect("no panic");
+        assert!(begun.elapsed() < LAST_PAUSE * LAST_TRIES * 5, "{:?}", begun.elapsed());
+        drop(blocked);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_the_thread_lives_on() {
+        let (dispatch, handle, end) = build(&TEXT, false, Full);
+        with_default(&dispatch, || (0..10).for_each(|line| info!(line)));
+        drop(end);
+        assert!((10..=11).contains(&handle.lines_dropped()), "{}", handle.lines_dropped());
     }
 }

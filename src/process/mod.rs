@@ -1,11 +1,21 @@
-//! The process around the server: its phases, signals, log and privileges.
+//! The process around the server: its phases, signals, log, privileges, memory, and whoever started it.
 
+mod confine;
 mod drain;
+mod handover;
 mod hardening;
 mod log;
+mod memory;
+mod privileges;
 mod signals;
+mod systemd;
 
+pub use confine::Confinement;
 pub use drain::Phase;
-pub use hardening::harden;
-pub use log::start_log;
-pub use signals::Signals;
+pub use handover::{Predecessor, Program, Role, Successor, UpgradeError, hear, say_ready, tell};
+pub use hardening::{harden, too_much};
+pub use log::{LogEnd, LogHandle, start_log};
+pub use memory::MemoryWatch;
+pub use privileges::Privileges;
+pub use signals::{Signal, Signals};
+pub use systemd::{Notifier, inherited_sockets};

@@ -1,47 +1,50 @@
-//! Signals: SIGTERM and SIGINT begin a drain, a second one ends everything at once.
+//! The signals that mailmux listens to. Not here: what follows from them.
 
 use std::io;
-use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
-use tokio::time::timeout;
-use tracing::info;
+use tokio::signal::unix::{self, SignalKind, signal};
 
-use super::Phase;
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM or SIGINT: an end.
+    End,
+    /// SIGHUP: to read the configuration anew.
+    Reload,
+    /// SIGUSR2: to make room for a new binary.
+    Upgrade,
+}
 
-/// The signals that ask for an end.
+/// All of them.
 #[derive(Debug)]
 pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hangup: unix::Signal,
+    user2: unix::Signal,
 }
 
 impl Signals {
-    /// Takes over SIGTERM and SIGINT. Must be called within a runtime.
+    /// Takes them over. Must be called within a runtime.
     ///
     /// # Errors
     /// The handlers cannot be installed.
     pub fn take() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
     }
 
-    /// Moves `phase` on: to draining at the first signal, to stopped at the second one or when the time for draining is
-    /// over.
-    pub async fn follow(mut self, phase: &watch::Sender<Phase>, drain_timeout: Duration) {
-        self.next().await;
-        info!(timeout_s = drain_timeout.as_secs(), "draining: no new connections, waiting for sessions to end");
-        phase.send_replace(Phase::Draining);
-        let again = timeout(drain_timeout, self.next()).await.is_ok();
-        let why = if again { "second signal" } else { "the time for draining is over" };
-        info!(why, "ending the sessions that are left");
-        phase.send_replace(Phase::Stopped);
-    }
-
-    async fn next(&mut self) {
+    /// The next one. Dropping the future loses none.
+    pub async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.interrupt.recv() => Signal::End,
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.user2.recv() => Signal::Upgrade,
         }
     }
 }

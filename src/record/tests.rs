@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::backend::LoginAs;
-use crate::config::{self, BackendTls, Site};
+use crate::config::{self, BackendTls};
 use crate::imap::{Credentials, Secret};
 use crate::outcome::Limit;
 
@@ -99,7 +99,6 @@ fn route(metrics: &Metrics) -> Route {
         name: "blue".to_owned(),
         host: "127.0.0.1".to_owned(),
         port: 143,
-        site: Site { key: String::new(), span: 0..0 },
         tls: BackendTls::None,
         proxy_protocol: None,
         forward_id: false,
@@ -198,12 +197,13 @@ async fn every_refused_login_is_one_line_that_begins_with_the_address() {
         record.refused(&login(b"ann"), &Refusal::BadCredentials, None);
         record.refused(&login(b"ann"), &Refusal::Limited(Limit::FailuresPerUser), None);
         record.refused(&login(b"ann"), &Refusal::BackendDown, Some("blue: connection refused"));
+        record.refused(&login(b"ann"), &Refusal::Rejected("Closed for moving.".to_owned()), None);
         record.aborted(&login(b"ann"));
         record.close(Ending::ClientLogout);
     });
-    assert_eq!(lines.len(), 5);
+    assert_eq!(lines.len(), 6);
     assert_eq!(
-        lines[..4],
+        lines[..5],
         [
             concat!(
                 " INFO mailmux::record: login refused client=192.0.2.1 reason=bad_credentials mechanism=PLAIN ",
@@ -218,12 +218,16 @@ async fn every_refused_login_is_one_line_that_begins_with_the_address() {
                 "listener=imaps session=5f3a user=\"ann\" detail=\"blue: connection refused\""
             ),
             concat!(
+                " INFO mailmux::record: login refused client=192.0.2.1 reason=no_route rule=reject mechanism=PLAIN ",
+                "listener=imaps session=5f3a user=\"ann\""
+            ),
+            concat!(
                 "DEBUG mailmux::record: login aborted client=192.0.2.1 mechanism=PLAIN ",
                 "listener=imaps session=5f3a user=\"ann\""
             ),
         ]
     );
-    for outcome in ["bad_credentials", "limited", "backend_down", "aborted"] {
+    for outcome in ["bad_credentials", "limited", "backend_down", "no_route", "aborted"] {
         let series = format!("mailmux_logins_total{{mechanism=\"PLAIN\",outcome=\"{outcome}\"}} 1");
         assert!(shows(&metrics, &series), "{series}");
     }

@@ -7,6 +7,7 @@ mod copy;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,15 +17,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::imap::follower::Follower;
 use crate::imap::{Remains, Reset};
-use crate::outcome::Ending;
+use crate::outcome::{Ending, Leave};
 use crate::process::Phase;
+use crate::pulse::Pulse;
 use copy::{Found, Half, Heard};
 
 /// How much is read at once, and so the most that one direction can come to hold.
 const SCRATCH: usize = 64 * 1024;
 
-/// How long a session that is told to leave may go on until there is a moment for its BYE and the client has taken it.
-const GRACE: Duration = Duration::from_secs(5);
+/// A session that can be told nothing and is to leave gently does so when nothing has moved for so long.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Longer than any process runs; keeps additions to an [`Instant`] from overflowing.
 const FOREVER: Duration = Duration::from_hours(30 * 365 * 24);
@@ -46,7 +48,7 @@ pub struct Times {
 }
 
 /// What a relay is to do besides.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Terms<F> {
     /// Its patience.
     pub times: Times,
@@ -54,6 +56,8 @@ pub struct Terms<F> {
     pub spread: F,
     /// Whether the link is to outlive the session, where it can: what the backend is told is then followed.
     pub keep: bool,
+    /// Beats whenever something moves.
+    pub pulse: Arc<Pulse>,
 }
 
 /// A link that has outlived its session: nothing on it is unanswered, unread or unwritten.
@@ -87,9 +91,9 @@ pub struct Report {
 /// used again; the LOGOUT is then answered here and does not reach the backend, which hears nothing of the end.
 ///
 /// `leave`, once it has a value, ends the session with that ending and its BYE, as soon as there is a moment for it (see
-/// [`Follower::vouches`]) and everything that was read before has been taken; without a word after five seconds, or at
-/// once where there can be no such moment any more. A sender that is dropped has said nothing. `stop` does the same
-/// without waiting for anything.
+/// [`Follower::vouches`], or, gently, [`Follower::rests`]) and everything that was read before has been taken; without a word
+/// when patience is at its end, or where there can be no such moment any more: at once then, or, gently, when nothing moves. A
+/// sender that is dropped has said nothing. `stop` does the same without waiting for anything.
 ///
 /// A backend that goes without a word has died, most likely with many sessions at once: the client's end is then closed
 /// only after the time that `terms.spread` says, so that not all clients come back in one moment.
@@ -101,15 +105,15 @@ pub fn relay<C, B, F>(
     backend: B,
     terms: Terms<F>,
     stop: watch::Receiver<Phase>,
-    mut leave: oneshot::Receiver<Ending>,
+    mut leave: oneshot::Receiver<Leave>,
 ) -> impl Future<Output = (Report, Option<Kept<B>>)> + use<C, B, F>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
     F: Fn() -> Duration,
 {
-    let mut pair = Pair::new(client, backend, terms.times, terms.keep);
-    let spread = terms.spread;
+    let Terms { times, spread, keep, pulse } = terms;
+    let mut pair = Pair::new(client, backend, times, keep, pulse);
     async move {
         let mut alarm = pin!(sleep_until(pair.deadline().0));
         let mut stopped = pin!(stopped(&stop));
@@ -125,9 +129,10 @@ where
                 known_to = Some(cx.waker().clone());
             }
             if !leave.is_terminated()
-                && let Poll::Ready(Ok(ending)) = Pin::new(&mut leave).poll(cx)
+                && let Poll::Ready(Ok(Leave { ending, patience, gently })) = Pin::new(&mut leave).poll(cx)
             {
-                pair.leaving = Some(Box::new(Leaving { ending, until: Instant::now() + GRACE, said: false }));
+                let until = after(Instant::now(), patience);
+                pair.leaving = Some(Box::new(Leaving { ending, until, gently, said: false }));
             }
             if let Poll::Ready(ending) = pair.poll(cx, &spread) {
                 return Poll::Ready(pair.part(cx, ending));
@@ -158,6 +163,7 @@ struct Pair<C, B> {
     /// The backend has died; until then the client is not told.
     bereft: Option<Instant>,
     keeping: Keeping,
+    pulse: Arc<Pulse>,
 }
 
 /// Whether the link outlives the session.
@@ -176,6 +182,7 @@ enum Keeping {
 struct Leaving {
     ending: Ending,
     until: Instant,
+    gently: bool,
     /// The BYE is on its way.
     said: bool,
 }
@@ -185,8 +192,9 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    fn new(client: C, backend: B, times: Times, keep: bool) -> Self {
+    fn new(client: C, backend: B, times: Times, keep: bool, pulse: Arc<Pulse>) -> Self {
         Self {
+            pulse,
             client,
             backend,
             to_backend: if keep { Half::withholding_end() } else { Half::default() },
@@ -226,6 +234,7 @@ where
         WORKER_SCRATCH.set(scratch);
         if (self.to_backend.moved(), self.to_client.moved(), self.ending) != before {
             self.progress = Instant::now();
+            self.pulse.beat(self.progress);
         }
         match (self.ending, self.leaving.as_deref()) {
             (Some(ending), _) if done || self.is_settled() => Poll::Ready(ending),
@@ -318,7 +327,8 @@ where
             return self.to_client.is_done() && self.to_backend.is_held_up() && self.to_backend.lose_writer();
         }
         // After a BYE of the backend's the end comes by itself.
-        if !self.to_client.is_clear() || !self.follower.vouches() || self.follower.said_bye() {
+        let is_moment = if leaving.gently { self.follower.rests() } else { self.follower.vouches() };
+        if !self.to_client.is_clear() || !is_moment || self.follower.said_bye() {
             return false;
         }
         self.to_client.end_with(leaving.ending.bye().unwrap_or_default());
@@ -331,19 +341,20 @@ where
         if leaving.said {
             self.to_client.is_done() && (self.to_backend.is_done() || !self.to_backend.is_over())
         } else {
-            self.follower.doubts() || self.to_client.is_over()
+            (self.follower.doubts() && !leaving.gently) || self.to_client.is_over()
         }
     }
 
     /// Leaves now: says BYE if this happens to be a moment for it and the client takes it at once.
     fn stop(&mut self, cx: &mut Context<'_>) -> Report {
-        let leaving = Leaving { ending: Ending::Stopping, until: self.progress, said: false };
-        self.leaving.get_or_insert_with(|| Box::new(leaving));
+        let leaving = Leaving { ending: Ending::Stopping, until: self.progress, gently: false, said: false };
+        self.leaving.get_or_insert_with(|| Box::new(leaving)).gently = false;
         if self.take_leave() {
             // Whether the client took it is its own affair.
             let _ = self.to_client.poll_end(cx, &mut self.client);
         }
-        self.part(cx, Ending::Stopping)
+        let told = self.leaving.as_ref().is_some_and(|leaving| leaving.said);
+        self.part(cx, if told { Ending::Stopping } else { Ending::CutOff })
     }
 
     /// Notes who ended first. A connection that cannot be read any more cannot be written either: true when the other
@@ -375,6 +386,9 @@ where
             Some(ending) => (after(self.progress, self.times.half_closed), ending),
         };
         let quiet = match self.leaving.as_deref() {
+            Some(leaving) if leaving.gently && self.follower.doubts() => {
+                (leaving.until.min(self.progress + QUIET), self.ending.unwrap_or(leaving.ending))
+            }
             Some(leaving) if leaving.until < quiet.0 => (leaving.until, self.ending.unwrap_or(leaving.ending)),
             _ => quiet,
         };

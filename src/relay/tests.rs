@@ -36,17 +36,17 @@ fn report(ending: Ending, to_backend: u64, to_client: u64) -> Report {
 }
 
 /// No leave is ever asked for.
-fn nobody() -> oneshot::Receiver<Ending> {
+fn nobody() -> oneshot::Receiver<Leave> {
     oneshot::channel().1
 }
 
 /// `spread`: how long a dead backend's client is not told so.
 fn terms(spread: Duration, keep: bool) -> Terms<impl Fn() -> Duration> {
-    Terms { times: TIMES, spread: move || spread, keep }
+    Terms { times: TIMES, spread: move || spread, keep, pulse: Arc::default() }
 }
 
 /// A relay that tells a dead backend's client so at once, and whose link ends with it.
-async fn plainly<C, B>(client: C, backend: B, stop: watch::Receiver<Phase>, told: oneshot::Receiver<Ending>) -> Report
+async fn plainly<C, B>(client: C, backend: B, stop: watch::Receiver<Phase>, told: oneshot::Receiver<Leave>) -> Report
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -505,7 +505,7 @@ async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
         phase.send_replace(Phase::Stopped);
         assert_eq!(read_all(&mut client).await, b"");
     });
-    assert_eq!(report_, report(Ending::Stopping, 0, 10));
+    assert_eq!(report_, report(Ending::CutOff, 0, 10));
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
 
@@ -538,7 +538,7 @@ async fn an_idle_session_owns_no_buffer() {
         drop(backend);
         duplex(8)
     };
-    let mut pair = Pair::new(near_client, near_backend, TIMES, false);
+    let mut pair = Pair::new(near_client, near_backend, TIMES, false, Arc::default());
     let mut poll_once = async || {
         poll_fn(|cx| {
             let _ = pair.poll(cx, || Duration::ZERO);
@@ -661,8 +661,18 @@ proptest! {
 const KICKED: &[u8] = b"* BYE Closed by the administrator.\r\n";
 const STOPPING: &[u8] = b"* BYE Server is shutting down.\r\n";
 
+const GRACE: Duration = Duration::from_secs(5);
+
+fn at_once(ending: Ending) -> Leave {
+    Leave { ending, patience: GRACE, gently: false }
+}
+
+fn gently(patience: u64) -> Leave {
+    Leave { ending: Ending::Stopping, patience: Duration::from_secs(patience), gently: true }
+}
+
 /// A relay that can be sent away.
-fn sendable(rig_: Rig) -> (impl Future<Output = Report>, oneshot::Sender<Ending>, Far) {
+fn sendable(rig_: Rig) -> (impl Future<Output = Report>, oneshot::Sender<Leave>, Far) {
     let (leave, told) = oneshot::channel();
     let Rig { client, backend, near_client, near_backend, phase, stop } = rig_;
     (plainly(near_client, near_backend, stop, told), leave, Far { client, backend, phase })
@@ -685,7 +695,7 @@ async fn whoever_is_sent_away_between_responses_hears_so_at_once() {
             assert_eq!(read_some(&mut far.backend, 8).await, b"a IDLE\r\n");
             far.backend.write_all(b"+ idling\r\n").await.expect("taken");
             assert_eq!(read_some(&mut far.client, 10).await, b"+ idling\r\n");
-            leave.send(ending).expect("heard");
+            leave.send(at_once(ending)).expect("heard");
             assert_eq!(read_all(&mut far.client).await, words);
             assert_eq!(read_all(&mut far.backend).await, b"", "no word to the backend");
         });
@@ -703,7 +713,7 @@ async fn a_response_that_has_begun_ends_first() {
     let (report_, ()) = join!(relayed, async {
         far.backend.write_all(first).await.expect("taken");
         assert_eq!(read_some(&mut far.client, first.len()).await, first);
-        leave.send(Ending::Kicked).expect("heard");
+        leave.send(at_once(Ending::Kicked)).expect("heard");
         for piece in rest {
             sleep(Duration::from_secs(1)).await;
             far.backend.write_all(piece).await.expect("taken");
@@ -721,7 +731,7 @@ async fn a_literal_that_pauses_at_a_line_end_is_no_moment() {
     let started = Instant::now();
     let (report_, ()) = join!(relayed, async {
         far.backend.write_all(b"* 1 FETCH (BODY[] {20}\r\nline\r\n").await.expect("taken");
-        leave.send(Ending::Moved).expect("heard");
+        leave.send(at_once(Ending::Moved)).expect("heard");
         assert_eq!(read_all(&mut far.client).await, b"* 1 FETCH (BODY[] {20}\r\nline\r\n", "closed without a word");
         assert_eq!(read_all(&mut far.backend).await, b"");
     });
@@ -738,7 +748,7 @@ async fn a_stream_that_is_not_understood_is_closed_without_a_word() {
         read_some(&mut far.backend, 20).await;
         far.backend.write_all(b"a OK now\r\n").await.expect("taken");
         assert_eq!(read_some(&mut far.client, 10).await, b"a OK now\r\n");
-        leave.send(Ending::Kicked).expect("heard");
+        leave.send(at_once(Ending::Kicked)).expect("heard");
         assert_eq!(read_all(&mut far.client).await, b"");
     });
     assert_eq!(report_, report(Ending::Kicked, 20, 10));
@@ -748,10 +758,63 @@ async fn a_stream_that_is_not_understood_is_closed_without_a_word() {
     let (leave, told) = oneshot::channel();
     let (report_, ()) = join!(plainly(near_client, near_backend, stop, told), async {
         settle().await;
-        leave.send(Ending::Kicked).expect("heard");
+        leave.send(at_once(Ending::Kicked)).expect("heard");
     });
     assert_eq!(report_, report(Ending::Kicked, 20, 0), "what was pipelined behind the login counts");
     assert_eq!(started.elapsed(), Duration::ZERO, "there is nothing to wait for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_to_leave_gently_may_end_its_command_first() {
+    let (relayed, leave, mut far) = sendable(rig(64));
+    let (report_, ()) = join!(relayed, async {
+        far.client.write_all(b"a FETCH 1:2 UID\r\n").await.expect("taken");
+        read_some(&mut far.backend, 17).await;
+        far.backend.write_all(b"* 1 FETCH (UID 1)\r\n").await.expect("taken");
+        assert_eq!(read_some(&mut far.client, 19).await, b"* 1 FETCH (UID 1)\r\n");
+        leave.send(gently(60)).expect("heard");
+        sleep(Duration::from_secs(30)).await;
+        far.backend.write_all(b"* 2 FETCH (UID 2)\r\na OK\r\n").await.expect("taken");
+        assert_eq!(read_all(&mut far.client).await, [b"* 2 FETCH (UID 2)\r\na OK\r\n", STOPPING].concat());
+    });
+    assert_eq!(report_.ending, Ending::Stopping);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_to_leave_gently_and_idles_or_rests_leaves_at_once() {
+    for said in [&b"a IDLE\r\n"[..], b"a NOOP\r\n"] {
+        let (relayed, leave, mut far) = sendable(rig(64));
+        let started = Instant::now();
+        let (report_, ()) = join!(relayed, async {
+            far.client.write_all(said).await.expect("taken");
+            read_some(&mut far.backend, 8).await;
+            let answer = if said.starts_with(b"a IDLE") { &b"+ idling\r\n"[..] } else { b"a OK\r\n" };
+            far.backend.write_all(answer).await.expect("taken");
+            assert_eq!(read_some(&mut far.client, answer.len()).await, answer);
+            leave.send(gently(60)).expect("heard");
+            assert_eq!(read_all(&mut far.client).await, STOPPING);
+        });
+        assert_eq!((report_.ending, started.elapsed()), (Ending::Stopping, Duration::ZERO));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_told_and_is_to_leave_gently_does_so_when_nothing_moves() {
+    let (relayed, leave, mut far) = sendable(rig(64));
+    let started = Instant::now();
+    let (report_, ()) = join!(relayed, async {
+        far.client.write_all(b"a COMPRESS DEFLATE\r\n").await.expect("taken");
+        read_some(&mut far.backend, 20).await;
+        leave.send(gently(60)).expect("heard");
+        for _ in 0..10 {
+            far.backend.write_all(b"bytes").await.expect("taken");
+            assert_eq!(read_some(&mut far.client, 5).await, b"bytes");
+            sleep(QUIET / 2).await;
+        }
+        assert_eq!(read_all(&mut far.client).await, b"", "not a word");
+    });
+    assert_eq!(report_.ending, Ending::Stopping);
+    assert_eq!(started.elapsed(), QUIET / 2 * 9 + QUIET);
 }
 
 #[tokio::test(start_paused = true)]
@@ -762,7 +825,7 @@ async fn what_was_read_is_taken_before_the_bye() {
     let (report_, ()) = join!(relayed, async {
         far.backend.write_all(&said).await.expect("taken");
         settle().await;
-        leave.send(Ending::Kicked).expect("heard");
+        leave.send(at_once(Ending::Kicked)).expect("heard");
         sleep(Duration::from_secs(4)).await;
         assert_eq!(read_all(&mut far.client).await, [&said, KICKED].concat());
     });
@@ -778,7 +841,7 @@ async fn a_client_that_takes_nothing_is_not_waited_for() {
         let (report_, ()) = join!(relayed, async {
             far.backend.write_all(said).await.expect("taken");
             settle().await;
-            leave.send(Ending::Kicked).expect("heard");
+            leave.send(at_once(Ending::Kicked)).expect("heard");
         });
         assert_eq!(report_, report(Ending::Kicked, 0, 10));
         assert_eq!(started.elapsed(), GRACE);
@@ -794,7 +857,7 @@ async fn a_client_that_is_still_sending_is_heard_out_after_the_bye() {
         far.client.write_all(b"a APPEND x {1000+}\r\n").await.expect("taken");
         far.client.write_all(&pattern(100)).await.expect("taken");
         settle().await; // the backend does not read
-        leave.send(Ending::Kicked).expect("heard");
+        leave.send(at_once(Ending::Kicked)).expect("heard");
         assert_eq!(read_all(&mut far.client).await, KICKED);
         far.client.write_all(&pattern(900)).await.expect("read and dropped, so that closing does not reset");
         drop(far.client);
@@ -810,7 +873,7 @@ async fn a_session_that_ends_by_itself_meanwhile_has_done_so() {
         far.client.write_all(b"a LOGOUT\r\n").await.expect("taken");
         far.backend.write_all(b"* BYE\r\n").await.expect("taken");
         assert_eq!(read_some(&mut far.client, 7).await, b"* BYE\r\n");
-        leave.send(Ending::Kicked).expect("heard");
+        leave.send(at_once(Ending::Kicked)).expect("heard");
         settle().await;
         far.backend.write_all(b"a OK\r\n").await.expect("taken");
         drop(far.backend);
@@ -823,12 +886,13 @@ async fn a_session_that_ends_by_itself_meanwhile_has_done_so() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_says_so_where_it_can_and_waits_for_nothing() {
     let started = Instant::now();
-    for (size, said, heard) in [
-        (64, &b"* 1 EXISTS\r\n"[..], STOPPING),
-        (64, b"* 1 EXI", b""),
-        (64, b"* 1 FETCH (BODY[] {20}\r\nline\r\n", b""),
-        (12, b"* 1 EXISTS\r\n", b""),
-        (10, b"* 1 EXISTS\r\n", b""),
+    for (size, said, heard, ending) in [
+        (64, &b"* 1 EXISTS\r\n"[..], STOPPING, Ending::Stopping),
+        (64, b"* 1 EXI", b"", Ending::CutOff),
+        (64, b"* 1 FETCH (BODY[] {20}\r\nline\r\n", b"", Ending::CutOff),
+        // It was told, and takes nothing.
+        (12, b"* 1 EXISTS\r\n", b"", Ending::Stopping),
+        (10, b"* 1 EXISTS\r\n", b"", Ending::CutOff),
     ] {
         let (relayed, _leave, mut far) = sendable(rig(size));
         let (report_, ()) = join!(relayed, async {
@@ -839,7 +903,7 @@ async fn a_stop_says_so_where_it_can_and_waits_for_nothing() {
         let expected = [said, heard].concat();
         let expected = &expected[..expected.len().min(size)];
         assert_eq!(read_all(&mut far.client).await, expected);
-        assert_eq!(report_, report(Ending::Stopping, 0, expected.len() as u64));
+        assert_eq!(report_, report(ending, 0, expected.len() as u64));
     }
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
@@ -881,7 +945,7 @@ proptest! {
             };
             let kick = async {
                 pause(turns).await;
-                leave.send(Ending::Kicked).expect("heard");
+                leave.send(at_once(Ending::Kicked)).expect("heard");
             };
             let (report_, got, (), ()) = join!(plainly(near_client, near_backend, stop, told), read_all(&mut client), talk, kick);
             assert_eq!(report_.ending, Ending::Kicked);

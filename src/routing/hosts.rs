@@ -7,7 +7,7 @@ use dashmap::DashMap;
 
 use super::lookup::Host;
 use crate::backend::Backend;
-use crate::config::{self, Config};
+use crate::config;
 use crate::metrics::{BackendMetrics, Metrics};
 use crate::tls::Connector;
 
@@ -17,18 +17,35 @@ const MOST: usize = 10_000;
 /// The hosts that one lookup has named.
 pub(super) struct Hosts {
     known: DashMap<Host, Arc<Backend>>,
-    template: config::Backend,
+    /// Whose settings they have; `None`: the defaults.
+    template: Option<Arc<Backend>>,
     metrics: BackendMetrics,
 }
 
 impl Hosts {
-    pub(super) fn new(lookup: &config::Lookup, config: &Config, metrics: &Metrics) -> Self {
-        let template = lookup.template.and_then(|index| config.backends.get(index));
-        Self {
-            known: DashMap::new(),
-            template: template.cloned().unwrap_or_else(config::Backend::usual),
-            metrics: metrics.backend(&format!("lookup:{}", lookup.name)),
+    /// None yet; or those of `before`, if their settings are the same. `backends` are those of the configuration.
+    pub(super) fn new(
+        lookup: &config::Lookup,
+        backends: &[Arc<Backend>],
+        metrics: &Metrics,
+        before: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        let template = lookup.template.and_then(|index| backends.get(index)).cloned();
+        let same = |before: &&Arc<Self>| match (&before.template, &template) {
+            (None, None) => true,
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            _ => false,
+        };
+        if let Some(before) = before.filter(same) {
+            return Arc::clone(before);
         }
+        let metrics = metrics.backend(&format!("lookup:{}", lookup.name));
+        Arc::new(Self { known: DashMap::new(), template, metrics })
+    }
+
+    /// Links to these hosts that wait are given up.
+    pub(super) fn retire(&self) {
+        self.known.iter().for_each(|host| host.retire());
     }
 
     /// The backend that this host is.
@@ -39,7 +56,8 @@ impl Hosts {
         if let Some(known) = self.known.get(host) {
             return Ok(Arc::clone(&known));
         }
-        let config = host.config(&self.template)?;
+        let template = self.template.as_ref().map_or_else(config::Backend::usual, |template| template.config.clone());
+        let config = host.config(&template)?;
         let problems = |findings: Vec<config::Finding>| {
             findings.into_iter().map(|finding| finding.message).collect::<Vec<_>>().join("; ")
         };

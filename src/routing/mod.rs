@@ -66,12 +66,13 @@ pub enum NoRoute {
 /// All rules, and what they lead to.
 pub struct Router {
     rules: Vec<Rule>,
-    lookups: Vec<Lookup>,
+    lookups: Vec<Arc<Lookup>>,
     backends: Vec<Arc<Backend>>,
     groups: Vec<Arc<Group>>,
-    hosts: Vec<Hosts>,
-    /// Users that were moved by hand, by normalised name.
-    moved: DashMap<Box<[u8]>, Arc<Backend>>,
+    hosts: Vec<Arc<Hosts>>,
+    /// Users that were moved by hand, by normalised name; and where to, by name, since backends come and go. The same for all
+    /// routers of a server.
+    moved: Arc<DashMap<Box<[u8]>, String>>,
 }
 
 impl Asker<'_> {
@@ -82,11 +83,17 @@ impl Asker<'_> {
 }
 
 impl Router {
-    /// Loads what the rules need: maps, master passwords. `backends` are those of the configuration, in its order.
+    /// Loads what the rules need: maps, master passwords. `backends` are those of the configuration, in its order. What has
+    /// not changed since `before` is taken over from there, with what is known of it.
     ///
     /// # Errors
     /// Everything that is wrong with them.
-    pub fn new(config: &Config, backends: Vec<Arc<Backend>>, metrics: &Metrics) -> Result<Self, Vec<Finding>> {
+    pub fn new(
+        config: &Config,
+        backends: Vec<Arc<Backend>>,
+        metrics: &Metrics,
+        before: Option<&Self>,
+    ) -> Result<Self, Vec<Finding>> {
         let mut findings = Vec::new();
         let names = (config.backends.iter(), config.groups.iter());
         let places =
@@ -94,7 +101,8 @@ impl Router {
         let places = Arc::new(places);
         let mut lookups = Vec::new();
         for lookup in &config.lookups {
-            match Lookup::load(lookup, config, &places, metrics) {
+            match Lookup::load(lookup, config, &places, metrics, before.and_then(|before| before.lookup(&lookup.name)))
+            {
                 Ok(lookup) => lookups.push(lookup),
                 Err(more) => findings.extend(more),
             }
@@ -114,8 +122,35 @@ impl Router {
             Arc::new(Group::new(group.name.clone(), pick(&group.members), pick(&group.standby), group.choose))
         };
         let groups = config.groups.iter().map(group).collect();
-        let hosts = config.lookups.iter().map(|lookup| Hosts::new(lookup, config, metrics)).collect();
-        Ok(Self { rules, lookups, backends, groups, hosts, moved: DashMap::new() })
+        let hosts = config.lookups.iter().map(|lookup| {
+            let before = before.and_then(|before| before.hosts_of(&lookup.name));
+            Hosts::new(lookup, &backends, metrics, before)
+        });
+        let hosts = hosts.collect();
+        let moved = before.map_or_else(Arc::default, |before| Arc::clone(&before.moved));
+        Ok(Self { rules, lookups, backends, groups, hosts, moved })
+    }
+
+    /// This one has been taken out of use for `next`: what only it led to is given up.
+    pub fn retire(&self, next: &Self) {
+        for old in &self.backends {
+            if !next.backends.iter().any(|kept| Arc::ptr_eq(kept, old)) {
+                old.retire();
+            }
+        }
+        for old in &self.hosts {
+            if !next.hosts.iter().any(|kept| Arc::ptr_eq(kept, old)) {
+                old.retire();
+            }
+        }
+    }
+
+    fn lookup(&self, name: &str) -> Option<&Arc<Lookup>> {
+        self.lookups.iter().find(|lookup| lookup.name() == name)
+    }
+
+    fn hosts_of(&self, lookup: &str) -> Option<&Arc<Hosts>> {
+        self.lookups.iter().zip(&self.hosts).find(|(known, _)| known.name() == lookup).map(|(_, hosts)| hosts)
     }
 
     /// The first rule that applies and yields a target wins. Nothing is kept between awaits: the future may be dropped.
@@ -225,7 +260,7 @@ impl Router {
         // the name (`{domain}` of one without) ends the search all the same: the rule was meant for this user, and the next
         // one's backend is not to see the password because of that.
         let user = answer.user.or_else(|| rule.renamed(asker.user())).ok_or(NoRoute::Unmatched)?;
-        let moved = self.moved.get(&asker.user().normalised()).map(|backend| Arc::clone(&backend));
+        let moved = self.moved.get(&asker.user().normalised()).and_then(|name| self.backend(&name).cloned());
         let (backend, group) = match (moved, answer.place) {
             // Before a group is asked, which may have nobody left.
             (Some(moved), _) => {
@@ -277,7 +312,7 @@ impl Router {
         let user = user.normalised();
         self.lookups.iter().for_each(|lookup| lookup.forget(&user));
         match to {
-            Some(backend) => self.moved.insert(user, Arc::clone(backend)),
+            Some(backend) => self.moved.insert(user, backend.config.name.clone()),
             None => self.moved.remove(&user).map(|(_, backend)| backend),
         };
     }

@@ -17,7 +17,6 @@ fn backend(name: &str, port: u16) -> config::Backend {
         name: name.to_owned(),
         host: "127.0.0.1".to_owned(),
         port,
-        site: site(),
         tls: BackendTls::None,
         proxy_protocol: None,
         forward_id: true,
@@ -68,7 +67,7 @@ fn router(routes: Vec<config::Route>, map: Option<&str>) -> Result<Router, Vec<F
     let metrics = Metrics::new().expect("distinct names");
     let backends = config.backends.iter();
     let backends = backends.map(|config| Arc::new(Backend::new(config.clone(), None, metrics.backend(&config.name))));
-    Router::new(&config, backends.collect(), &metrics)
+    Router::new(&config, backends.collect(), &metrics, None)
 }
 
 fn login(user: &str, authzid: Option<&str>) -> Login {

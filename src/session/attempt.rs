@@ -179,7 +179,7 @@ impl<'a> Attempt<'a> {
         dialogue: &mut Dialogue<Stream>,
         ticket: &Ticket,
     ) -> Result<(Entered, Route, Presence), Stop> {
-        let most = self.server.timeouts.backend_login;
+        let most = self.server.config.timeouts.backend_login;
         // From now, not from the attempt: a login that was held back has its whole time.
         let mut budget = Instant::now() + route.budget.unwrap_or(most).min(most);
         let (mut failures, mut referrals) = (0, 0);
@@ -355,7 +355,9 @@ impl<'a> Attempt<'a> {
                 let (session, name) = (&self.session, &backend.config.name);
                 backend.metrics.error(kind);
                 warn!(%session, backend = name, kind = kind.as_str(), why = error.detail, "backend failed");
-                backend.failed(aspect, Some(&self.login.user), &error.detail);
+                if kind != BackendError::Local {
+                    backend.failed(aspect, Some(&self.login.user), &error.detail);
+                }
             } else if aspect == Aspect::Login {
                 backend.succeeded(Aspect::Login);
             }
@@ -404,13 +406,14 @@ impl<'a> Attempt<'a> {
         backend.complete(&mut place, self.patience()).await.map_err(LinkError::limited)?;
         let caller = self.caller(id);
         let link =
-            Link::open(backend, &self.server.dialling, Some(&caller), self.server.timeouts.backend_connect).await?;
+            Link::open(backend, &self.server.dialling, Some(&caller), self.server.config.timeouts.backend_connect)
+                .await?;
         Ok(link.in_place(place))
     }
 
     /// How long a place at the backend is waited for.
     fn patience(&self) -> Instant {
-        Instant::now() + self.server.timeouts.backend_connect
+        Instant::now() + self.server.config.timeouts.backend_connect
     }
 
     /// `id`: what the client has said of itself.

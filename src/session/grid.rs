@@ -1,6 +1,7 @@
 //! When a refusal goes out: at fixed moments after the attempt. How long a refusal took would otherwise tell an unknown
 //! user, whom no backend was asked about, from a wrong password.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,16 +14,22 @@ use crate::random;
 const LONGEST_PRETENCE: Duration = Duration::from_secs(5);
 
 /// The grid, and how long backends took of late to refuse a password.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Grid {
     step: Duration,
-    typical_millis: AtomicU64,
+    typical_millis: Arc<AtomicU64>,
 }
 
 impl Grid {
     /// A grid with this step.
     pub fn new(step: Duration) -> Self {
-        Self { step, typical_millis: AtomicU64::new(0) }
+        Self { step, typical_millis: Arc::default() }
+    }
+
+    /// One with another step, which knows what this one learns.
+    #[must_use]
+    pub fn renewed(&self, step: Duration) -> Self {
+        Self { step, typical_millis: Arc::clone(&self.typical_millis) }
     }
 
     /// The moment at which the refusal of an attempt that began then goes out.

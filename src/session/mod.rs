@@ -61,7 +61,7 @@ impl Session {
     pub fn new(server: Arc<State>, door: Arc<Door>, origin: Origin, phase: watch::Receiver<Phase>) -> Self {
         let id = random::word(SESSION_ID);
         let record = Record::new(Arc::clone(&server.metrics), id, Arc::clone(&door.name), origin.peer);
-        let deadline = Instant::now() + server.timeouts.login;
+        let deadline = Instant::now() + server.config.timeouts.login;
         Self { server, door, record, origin, deadline, phase, is_check: false }
     }
 
@@ -97,7 +97,7 @@ impl Session {
         if !self.door.config.proxy_protocol_from.iter().any(|net| net.contains(&self.origin.peer.ip())) {
             return Ok(());
         }
-        let deadline = self.deadline.min(Instant::now() + self.server.timeouts.proxy_header);
+        let deadline = self.deadline.min(Instant::now() + self.server.config.timeouts.proxy_header);
         let Ok(Ok(header)) = timeout_at(deadline, read_proxy_header(tcp)).await else {
             self.server.metrics.proxy_header("bad");
             return Err(Ending::BadProxyHeader);
@@ -169,11 +169,12 @@ impl Session {
 
     async fn handshake(&mut self, tcp: TcpStream) -> Result<Handshake, Ending> {
         let began = Instant::now();
-        let deadline = self.deadline.min(began + self.server.timeouts.tls_handshake);
+        let deadline = self.deadline.min(began + self.server.config.timeouts.tls_handshake);
         let Some(acceptor) = &self.server.acceptor else { return Err(Ending::Internal) };
         let done = tokio::select! {
             done = timeout_at(deadline, acceptor.accept(tcp)) => done,
-            _ = self.phase.wait_for(|phase| *phase != Phase::Running) => return Err(Ending::Stopping),
+            // A drain waits: it can be told under TLS alone.
+            _ = self.phase.wait_for(|phase| *phase == Phase::Stopped) => return Err(Ending::Stopping),
         };
         match done {
             Ok(Ok(done)) => {
@@ -204,7 +205,7 @@ impl Session {
         // What a client says of itself never makes it trusted, nor less so the next time.
         let met = self.origin.clone();
         let trusted = self.door.config.id_from.iter().any(|net| net.contains(&met.client.ip()));
-        let tls = dialogue.stream().facts(self.server.asks_for_certificates);
+        let tls = dialogue.stream().facts(self.server.asks_for_certificates());
         let mut attempts = 0;
         loop {
             let Asked::Login(login) = dialogue.next().await? else { return Err(Ending::Internal) };
@@ -259,12 +260,12 @@ impl Session {
             link, route: Route { backend, .. }, stake, user: _user, mut ticket, presence: _presence, ..
         } = admitted;
         let active = backend.metrics.active();
-        let times = Times { idle: self.server.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
+        let times = Times { idle: self.server.config.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         let client = backend.metrics.counted_client(client);
         let (stream, lent) = link.lend();
         let link = backend.metrics.counted_backend(stream);
         let told = ticket.told().unwrap_or_else(|| oneshot::channel().1);
-        let terms = Terms { times, spread: || backend.spread(), keep: stake.is_some() };
+        let terms = Terms { times, spread: || backend.spread(), keep: stake.is_some(), pulse: ticket.pulse() };
         let (_place, lent) = match &stake {
             Some(_) => (None, Some(lent)),
             None => (Some(lent.into_place()), None),

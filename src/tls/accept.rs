@@ -2,6 +2,7 @@
 //! which certificate is shown (`certificates.rs`), and what an identity is good for.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -15,7 +16,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::certificates::read_chain;
 use super::{Certificates, Stream};
-use crate::config::{self, CertificateName, ClientAuth, Finding, TlsVersion};
+use crate::config::{self, At, CertificateName, ClientAuth, Finding, TlsVersion};
 use crate::imap::{UserName, escape};
 
 /// The name IANA registered for IMAP (RFC 7301, RFC 9051 11.1). A client that offers only others is a browser that was
@@ -23,11 +24,29 @@ use crate::imap::{UserName, escape};
 const ALPN: &[u8] = b"imap";
 
 /// Does handshakes. One per configuration, shared by all listeners and workers, so that a ticket given by one is good
-/// at every other; and so that it is good nowhere else: its keys die with it, which binds tickets to this setting of
-/// client certificates. rustls binds them to the SNI name (CVE-2025-23419 is what happens otherwise).
+/// at every other, and at those that a reload makes of the same [`Setting`]. It is good nowhere else: its keys die with the
+/// last of these, which binds tickets to this setting of client certificates. rustls binds them to the SNI name
+/// (CVE-2025-23419 is what happens otherwise).
 pub struct Acceptor {
+    certificates: Arc<Certificates>,
     tls: TlsAcceptor,
+    setting: Setting,
+}
+
+/// All that decides who is let in and as whom, apart from the server's own certificates. A session that is resumed is not
+/// asked for a certificate again, so that it must have begun under the same.
+#[derive(PartialEq, Eq)]
+struct Setting {
+    min_version: TlsVersion,
+    clients: Clients,
     client_name: CertificateName,
+}
+
+/// Which certificates of clients are taken: those of the authorities that the file held when it was read.
+#[derive(PartialEq, Eq)]
+enum Clients {
+    NotAsked,
+    Asked { authorities: Vec<CertificateDer<'static>>, optional: bool },
 }
 
 /// What a handshake gave.
@@ -59,26 +78,48 @@ pub enum HandshakeError {
 }
 
 impl Acceptor {
-    /// Gets ready for handshakes with these certificates.
+    /// Gets ready for handshakes with these certificates. Sessions begun with `before` are resumed, unless the setting of
+    /// versions and client certificates, the content of the authorities' file included, has changed since.
     ///
     /// # Errors
     /// When the authorities for client certificates cannot be read.
-    pub fn new(certificates: Arc<Certificates>, tls: &config::Tls) -> Result<Self, Vec<Finding>> {
+    pub fn new(
+        certificates: Arc<Certificates>,
+        tls: &config::Tls,
+        before: Option<&Self>,
+    ) -> Result<Self, Vec<Finding>> {
         let provider = Arc::new(aws_lc_rs::default_provider());
+        let setting = Setting {
+            min_version: tls.min_version,
+            clients: Clients::read(&tls.client_auth)?,
+            client_name: tls.client_name,
+        };
         let versions: &[_] = match tls.min_version {
             TlsVersion::V12 => &[&version::TLS13, &version::TLS12],
             TlsVersion::V13 => &[&version::TLS13],
         };
-        let verifier = client_verifier(&tls.client_auth, &provider)?;
+        let verifier = setting.clients.verifier(&tls.client_auth, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .map_err(|error| unusable(&error))?;
-        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates);
+        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| unusable(&error))?;
+        match before.filter(|before| before.setting == setting).map(|before| before.tls.config()) {
+            Some(before) => {
+                config.ticketer = Arc::clone(&before.ticketer);
+                // For clients of TLS 1.2 that know no tickets.
+                config.session_storage = Arc::clone(&before.session_storage);
+            }
+            None => config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| unusable(&error))?,
+        }
         // One for the next connection, one to spare: mail programs open several.
         config.send_tls13_tickets = 2;
-        Ok(Self { tls: Arc::new(config).into(), client_name: tls.client_name })
+        Ok(Self { certificates, tls: Arc::new(config).into(), setting })
+    }
+
+    /// What clients are shown.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// Does the server's side of a handshake. Waits as long as the client likes: put a deadline around it. Dropping it
@@ -103,7 +144,7 @@ impl Acceptor {
     /// The user that the client's certificate names. rustls has verified it: now, or when the session that is resumed
     /// was begun (the ticket carries it, sealed).
     fn identity(&self, connection: &ServerConnection) -> Option<UserName> {
-        user_named(connection.peer_certificates()?.first()?, self.client_name)
+        user_named(connection.peer_certificates()?.first()?, self.setting.client_name)
     }
 }
 
@@ -121,24 +162,45 @@ fn unusable(error: &rustls::Error) -> Vec<Finding> {
     vec![Finding { site: None, message: format!("TLS cannot be set up: {error}") }]
 }
 
-fn client_verifier(
-    auth: &ClientAuth,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, Vec<Finding>> {
-    let (ca, optional) = match auth {
-        ClientAuth::Off => return Ok(WebPkiClientVerifier::no_client_auth()),
-        ClientAuth::Optional { ca } => (ca, true),
-        ClientAuth::Required { ca } => (ca, false),
-    };
-    let finding = |message| vec![Finding { site: Some(ca.site.clone()), message }];
-    let mut roots = RootCertStore::empty();
-    for authority in read_chain(&ca.value).map_err(finding)? {
-        // Leaving one out silently would lock its clients out.
-        roots.add(authority).map_err(|why| finding(format!("{}: not an authority: {why}", ca.value.display())))?;
+impl Clients {
+    fn read(auth: &ClientAuth) -> Result<Self, Vec<Finding>> {
+        let Some((ca, optional)) = authorities(auth) else { return Ok(Self::NotAsked) };
+        let authorities = read_chain(&ca.value).map_err(|message| about(ca, message))?;
+        Ok(Self::Asked { authorities, optional })
     }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|why| finding(format!("{}: {why}", ca.value.display())))
+
+    /// `auth` is where they were read, for the findings.
+    fn verifier(
+        &self,
+        auth: &ClientAuth,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, Vec<Finding>> {
+        let (Self::Asked { authorities, optional }, Some((ca, _))) = (self, authorities(auth)) else {
+            return Ok(WebPkiClientVerifier::no_client_auth());
+        };
+        let finding = |what: String| about(ca, format!("{}: {what}", ca.value.display()));
+        let mut roots = RootCertStore::empty();
+        for authority in authorities {
+            // Leaving one out silently would lock its clients out.
+            roots.add(authority.clone()).map_err(|why| finding(format!("not an authority: {why}")))?;
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        let builder = if *optional { builder.allow_unauthenticated() } else { builder };
+        builder.build().map_err(|why| finding(why.to_string()))
+    }
+}
+
+/// The file, and whether a client may do without a certificate.
+fn authorities(auth: &ClientAuth) -> Option<(&At<PathBuf>, bool)> {
+    match auth {
+        ClientAuth::Off => None,
+        ClientAuth::Optional { ca } => Some((ca, true)),
+        ClientAuth::Required { ca } => Some((ca, false)),
+    }
+}
+
+fn about(file: &At<PathBuf>, message: String) -> Vec<Finding> {
+    vec![Finding { site: Some(file.site.clone()), message }]
 }
 
 /// The name in the one field that is asked for; never from another one when that is absent (CVE-2019-3814), and never

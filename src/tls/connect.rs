@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
@@ -24,6 +25,8 @@ use crate::config::{At, BackendTls, CertificateFiles, Finding, Roots, TlsClient}
 pub struct Connector {
     name: ServerName<'static>,
     tls: TlsConnector,
+    /// A digest of the settings and of all that was read for them.
+    read: [u8; 32],
 }
 
 impl Connector {
@@ -34,13 +37,16 @@ impl Connector {
     pub fn new(tls: &TlsClient) -> Result<Self, Vec<Finding>> {
         let provider = Arc::new(crypto::aws_lc_rs::default_provider());
         let mut findings = Vec::new();
+        let mut read = Reading(Context::new(&SHA256));
         let name = ServerName::try_from(tls.name.clone());
         if name.is_err() {
             findings.push(finding(None, format!("tls_name: {:?} is neither a host name nor an IP address", tls.name)));
         }
-        let verifier = noted(verifier(tls, &provider), &mut findings);
-        let identity = noted(tls.client.as_ref().map(identity).transpose(), &mut findings);
+        let verifier = noted(verifier(tls, &provider, &mut read), &mut findings);
+        let identity = tls.client.as_ref().map(|files| identity(files, &mut read)).transpose();
+        let identity = noted(identity, &mut findings);
         let (Ok(name), Some(verifier), Some(identity)) = (name, verifier, identity) else { return Err(findings) };
+        read.part(tls.name.as_bytes());
 
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -53,7 +59,7 @@ impl Connector {
             })?,
             _ => builder.with_no_client_auth(),
         };
-        Ok(Self { name, tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { name, tls: TlsConnector::from(Arc::new(config)), read: read.digest() })
     }
 
     /// That of a backend; `None` for one that is spoken to in clear.
@@ -65,6 +71,12 @@ impl Connector {
             BackendTls::None => Ok(None),
             BackendTls::StartTls(tls) | BackendTls::Implicit(tls) => Self::new(tls).map(Some),
         }
+    }
+
+    /// Whether the other one has the same settings, and the files they name held the same when they were read: what connects
+    /// with this one need not be done anew. The machine's own store is taken for the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.read == other.read
     }
 
     /// Does the handshake. Cancel safe in that dropping the future closes the connection.
@@ -89,7 +101,7 @@ impl Connector {
 pub fn client_config(roots: Roots) -> Result<ClientConfig, Finding> {
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let tls = TlsClient { name: String::new(), roots, client: None, verify: true };
-    let verifier = verifier(&tls, &provider)?;
+    let verifier = verifier(&tls, &provider, &mut Reading(Context::new(&SHA256)))?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| finding(None, format!("TLS towards lookups: {error}")))?;
@@ -118,14 +130,50 @@ fn noted<T>(result: Result<T, Finding>, findings: &mut Vec<Finding>) -> Option<T
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn verifier(tls: &TlsClient, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, Finding> {
+/// Takes note of what is read.
+struct Reading(Context);
+
+impl Reading {
+    /// With its length, so that no two different rows of parts are the same bytes.
+    fn part(&mut self, bytes: &[u8]) {
+        self.0.update(&bytes.len().to_ne_bytes());
+        self.0.update(bytes);
+    }
+
+    fn certificates(&mut self, kind: &str, certificates: &[CertificateDer<'_>]) {
+        self.part(kind.as_bytes());
+        self.part(&certificates.len().to_ne_bytes());
+        for certificate in certificates {
+            self.part(certificate);
+        }
+    }
+
+    fn digest(self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.0.finish().as_ref());
+        digest
+    }
+}
+
+fn verifier(
+    tls: &TlsClient,
+    provider: &Arc<CryptoProvider>,
+    read: &mut Reading,
+) -> Result<Arc<dyn ServerCertVerifier>, Finding> {
     if !tls.verify {
+        read.part(b"unverified");
         return Ok(Arc::new(AnyCertificate(provider.clone())));
     }
     let (roots, site) = match &tls.roots {
-        Roots::WebPki => (webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(), None),
-        Roots::System => (system_roots()?, None),
-        Roots::File(file) => (file_roots(file)?, Some(file)),
+        Roots::WebPki => {
+            read.part(b"webpki");
+            (webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(), None)
+        }
+        Roots::System => {
+            read.part(b"system");
+            (system_roots()?, None)
+        }
+        Roots::File(file) => (file_roots(file, read)?, Some(file)),
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
     verifier.map(|verifier| verifier as _).map_err(|error| finding(site, format!("the roots cannot be used: {error}")))
@@ -142,9 +190,11 @@ fn system_roots() -> Result<RootCertStore, Finding> {
 }
 
 /// A file of our own is the operator's word: what it holds must be right to the last certificate.
-fn file_roots(file: &At<PathBuf>) -> Result<RootCertStore, Finding> {
+fn file_roots(file: &At<PathBuf>, read: &mut Reading) -> Result<RootCertStore, Finding> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
+    let found = certificates(file)?;
+    read.certificates("roots", &found);
+    for certificate in found {
         roots
             .add(certificate)
             .map_err(|error| finding(Some(file), format!("{}: not a certificate: {error}", file.value.display())))?;
@@ -152,10 +202,12 @@ fn file_roots(file: &At<PathBuf>) -> Result<RootCertStore, Finding> {
     Ok(roots)
 }
 
-fn identity(files: &CertificateFiles) -> Result<Identity, Finding> {
+fn identity(files: &CertificateFiles, read: &mut Reading) -> Result<Identity, Finding> {
     let chain = certificates(&files.chain)?;
+    read.certificates("client", &chain);
     let key = PrivateKeyDer::from_pem_file(&files.key.value)
         .map_err(|error| finding(Some(&files.key), unreadable(&files.key.value, &error)))?;
+    read.part(key.secret_der());
     Ok((chain, key))
 }
 

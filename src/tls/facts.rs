@@ -108,7 +108,7 @@ fn cipher_name(suite: CipherSuite) -> &'static str {
 }
 
 /// A name as OpenSSL's `XN_FLAG_RFC2253` prints it: last part first, everything outside printable ASCII escaped.
-fn rfc2253(name: &X509Name<'_>) -> String {
+pub(super) fn rfc2253(name: &X509Name<'_>) -> String {
     let mut text = String::new();
     let parts: Vec<_> = name.iter().collect();
     for (at, part) in parts.iter().rev().enumerate() {

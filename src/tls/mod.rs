@@ -1,6 +1,7 @@
 //! TLS in both directions, and [`Stream`]: what a connection is from here on, encrypted or not. `certificates.rs` holds
 //! the certificates clients meet, `accept.rs` does the handshake with clients, `connect.rs` the one with
-//! backends, `facts.rs` tells what one with a client gave. Not here: IMAP, deadlines (the caller's).
+//! backends, `facts.rs` tells what one with a client gave, `watch.rs` says when the files are to be read again. Not here: IMAP,
+//! deadlines (the caller's).
 
 mod accept;
 mod certificates;
@@ -8,6 +9,7 @@ mod connect;
 mod facts;
 #[cfg(test)]
 pub(crate) mod testing;
+mod watch;
 
 use std::io;
 use std::pin::Pin;
@@ -23,6 +25,7 @@ pub use certificates::{Certificates, SelfSignedError};
 pub(crate) use connect::tests::Pki;
 pub use connect::{Connector, client_config};
 pub use facts::{ClientCertificate, Facts, Verified};
+pub use watch::{Stamp, Watch};
 
 /// A connection, to a client or to a backend.
 #[derive(Debug)]

@@ -39,11 +39,27 @@ impl Authority {
     }
 
     pub(crate) fn named(name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(Self::params(name), key).expect("an authority"))
+    }
+
+    /// An authority that this one vouches for.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::signed_by(Self::params(name), key, &self.0).expect("an authority"))
+    }
+
+    fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
+        params.use_authority_key_identifier_extension = true;
+        params
+    }
+
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.0.der().clone()
     }
 
     pub(crate) fn pem(&self) -> String {
@@ -55,6 +71,13 @@ impl Authority {
     }
 
     pub(crate) fn issue(&self, wanted: Wanted<'_>) -> Issued {
+        let algorithm = if wanted.rsa { &PKCS_RSA_SHA256 } else { &PKCS_ECDSA_P256_SHA256 };
+        let key = KeyPair::generate_for(algorithm).expect("a key");
+        Issued { certificate: self.certify(wanted, &key), key }
+    }
+
+    /// A certificate for a key that may have others.
+    pub(crate) fn certify(&self, wanted: Wanted<'_>, key: &KeyPair) -> Certificate {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         // rcgen keeps one common name; a second one goes in under its number.
@@ -69,10 +92,8 @@ impl Authority {
         let (from, to) = if wanted.expired { (day * 20, day * 10) } else { (day, Duration::ZERO) };
         params.not_before = (SystemTime::now() - from).into();
         params.not_after = if wanted.expired { SystemTime::now() - to } else { SystemTime::now() + day * 30 }.into();
-        let algorithm = if wanted.rsa { &PKCS_RSA_SHA256 } else { &PKCS_ECDSA_P256_SHA256 };
-        let key = KeyPair::generate_for(algorithm).expect("a key");
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
-        Issued { certificate, key }
+        params.use_authority_key_identifier_extension = true;
+        params.signed_by(key, &self.0).expect("a certificate")
     }
 }
 

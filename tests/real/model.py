@@ -22,7 +22,6 @@ import random
 import re
 import shutil
 import ssl
-import subprocess
 import tempfile
 import time
 import unittest
@@ -31,7 +30,7 @@ from accounts import Account
 from cyrus import Cyrus
 from steps import Steps
 from talk import Connection, Mistake
-from world import MAILMUX, Dovecot, Mailmux, free_port, make_certificates, until
+from world import MAILMUX, Dovecot, Mailmux, free_port, make_certificates, until, zlib_settings
 
 SECONDS = float(os.environ.get("MODEL_SECONDS", "120"))
 SEED = int(os.environ.get("MODEL_SEED") or random.SystemRandom().randrange(1 << 32))
@@ -47,19 +46,6 @@ service anvil {
   }
 }
 """
-# 2.3 offers COMPRESS only with a plugin.
-DOVECOT_2_3 = """
-mail_plugins = zlib
-protocol imap {
-  mail_plugins = zlib imap_zlib
-}
-"""
-
-
-def dovecot_settings():
-    environment = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin"}
-    version = subprocess.run(["dovecot", "--version"], capture_output=True, env=environment, check=True).stdout
-    return DOVECOT + (DOVECOT_2_3 if version.startswith(b"2.3") else "")
 
 
 class ChangingDovecot(Dovecot):
@@ -87,7 +73,7 @@ class Model(unittest.TestCase):
         words = {user: f"{user}-%08x" % self.rng.randrange(1 << 32) for users in names.values() for user in users}
         of = {kind: {user: words[user] for user in users} for kind, users in names.items()}
         home = {user: kind for kind, users in names.items() for user in users}
-        self.servers = {"dovecot": ChangingDovecot(self.folder / "dovecot", of["dovecot"], dovecot_settings())}
+        self.servers = {"dovecot": ChangingDovecot(self.folder / "dovecot", of["dovecot"], DOVECOT + zlib_settings())}
         self.addCleanup(self.servers["dovecot"].stop)
         self.servers["cyrus"] = Cyrus(self.folder / "cyrus", of["cyrus"])
         self.addCleanup(self.servers["cyrus"].stop)

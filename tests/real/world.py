@@ -99,17 +99,30 @@ class Dovecot:
 
 
 class Mailmux:
-    """The proxy, from a configuration without its listeners' addresses."""
+    """The proxy, from a configuration without its listeners' addresses. `command` is what starts it in place of the binary
+    alone, `admin` more of that section; other words are for Popen."""
 
-    def __init__(self, folder, config):
+    def __init__(self, folder, config, command=(MAILMUX,), admin="", **popen):
         self.folder = folder
         self.admin = free_port()
-        path = folder / "mailmux.toml"
-        path.write_text(config + f'\n[admin]\naddress = "127.0.0.1:{self.admin}"\n')
+        self.admin_section = f'\n[admin]\naddress = "127.0.0.1:{self.admin}"\n{admin}'
+        self.config_path = folder / "mailmux.toml"
+        self.write(config)
         self.log_path = folder / "mailmux.log"
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen([MAILMUX, "serve", "--config", path], stderr=log)
-        until(self.is_ready, "mailmux to be ready")
+            self.process = subprocess.Popen([*command, "serve", "--config", self.config_path], stderr=log, **popen)
+        try:
+            until(self.is_ready, "mailmux to be ready")
+        except BaseException:
+            self.process.kill()
+            self.process.wait(WAIT)
+            raise
+
+    def write(self, config):
+        """The configuration file, whole or not at all."""
+        fresh = self.config_path.with_suffix(".new")
+        fresh.write_text(config + self.admin_section)
+        fresh.replace(self.config_path)
 
     def is_ready(self):
         if self.process.poll() is not None:
@@ -132,15 +145,26 @@ class Mailmux:
 
     def route(self, user, *words):
         """What `mailmux route` says, and its exit code."""
-        command = [MAILMUX, "route", "--config", self.folder / "mailmux.toml", *words, user]
+        command = [MAILMUX, "route", "--config", self.config_path, *words, user]
         done = subprocess.run(command, capture_output=True, timeout=WAIT)
         return (done.stdout + done.stderr).decode(), done.returncode
 
     def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.send_signal(signal.SIGTERM)
+        """Two signals that come at once are one, so it is told again until it has ended."""
+
+        def ended():
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+            return self.process.poll() is not None
+
+        try:
+            until(ended, "mailmux to end")
+        finally:
+            self.process.kill()
             self.process.wait(WAIT)
+
+
+EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
 
 def openssl(*words, cwd):
@@ -149,12 +173,18 @@ def openssl(*words, cwd):
 
 def make_certificates(folder, name):
     """ca.pem, and mail.pem with mail.key for localhost."""
-    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *ec, "-days", "7", "-subj", f"/CN={name} CA", "-keyout", "ca.key", "-out", "ca.pem", cwd=folder)
-    openssl("req", *ec, "-subj", "/CN=localhost", "-keyout", "mail.key", "-out", "mail.csr", cwd=folder)
+    openssl("req", "-x509", *EC, "-days", "7", "-subj", f"/CN={name} CA", "-keyout", "ca.key", "-out", "ca.pem", cwd=folder)
     (folder / "names").write_text("subjectAltName = DNS:localhost, IP:127.0.0.1\n")
+    issue_certificate(folder)
+
+
+def issue_certificate(folder):
+    """Another mail.pem with mail.key, by the authority that is there."""
+    openssl("req", *EC, "-subj", "/CN=localhost", "-keyout", "new.key", "-out", "mail.csr", cwd=folder)
     signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "7", "-extfile", "names"]
-    openssl("x509", "-req", "-in", "mail.csr", *signed, "-out", "mail.pem", cwd=folder)
+    openssl("x509", "-req", "-in", "mail.csr", *signed, "-out", "new.pem", cwd=folder)
+    for kind in ("key", "pem"):
+        (folder / f"new.{kind}").replace(folder / f"mail.{kind}")
 
 
 class Case(unittest.TestCase):
@@ -162,6 +192,8 @@ class Case(unittest.TestCase):
 
     maxDiff = 2000
     masters = None
+    # Further settings of the Dovecots.
+    dovecot_settings = ""
 
     @classmethod
     def setUpClass(cls):
@@ -171,14 +203,18 @@ class Case(unittest.TestCase):
         make_certificates(cls.folder, "mailmux test")
         cls.backends = {}
         for name in ("blue", "green"):
-            cls.backends[name] = Dovecot(cls.folder / name, cls.people(name), masters=cls.masters)
+            cls.backends[name] = Dovecot(cls.folder / name, cls.people(name), cls.dovecot_settings, masters=cls.masters)
             cls.addClassCleanup(cls.backends[name].stop)
         cls.imaps, cls.imap = free_port(), free_port()
         users_map = "".join(f"{user}\t{backend}\n" for user, (backend, _) in USERS.items())
         (cls.folder / "users.map").write_text(users_map)
+        cls.tls = ssl.create_default_context(cafile=cls.folder / "ca.pem")
+        cls.start()
+
+    @classmethod
+    def start(cls):
         cls.mailmux = Mailmux(cls.folder, cls.config())
         cls.addClassCleanup(cls.mailmux.stop)
-        cls.tls = ssl.create_default_context(cafile=cls.folder / "ca.pem")
 
     @classmethod
     def people(cls, backend):
@@ -246,6 +282,15 @@ logins_per_user = "off"
     def quiet(self):
         """All sessions are gone, and counted out."""
         until(lambda: sum(v for k, v in self.mailmux.metrics().items() if re.match(r"mailmux_sessions\{", k)) == 0, "all sessions to end")
+
+
+def zlib_settings():
+    """For Dovecot, so that it offers COMPRESS: 2.3 does only with a plugin."""
+    environment = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin"}
+    version = subprocess.run(["dovecot", "--version"], capture_output=True, env=environment, check=True).stdout
+    if not version.startswith(b"2.3"):
+        return ""
+    return "mail_plugins = zlib\nprotocol imap {\n  mail_plugins = zlib imap_zlib\n}\n"
 
 
 def mail(subject, body="Hello.\r\n"):

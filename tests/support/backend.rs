@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::client::{Client, GREETING};
 use super::{hear, hear_end, hear_line, reset, soon};
 
 /// A listening socket on loopback.
@@ -49,6 +50,17 @@ impl Backend {
         (call, command)
     }
 
+    /// Lets a user in at mailmux, who says a word that arrives here.
+    pub async fn session(&self, address: SocketAddr) {
+        let mut client = Client::connect(address).await;
+        client.hear(GREETING).await;
+        client.say("b LOGIN ann pass\r\n").await;
+        let (mut call, _) = self.let_in().await;
+        client.hear("b OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+        client.say("c NOOP\r\n").await;
+        call.hear(b"c NOOP\r\n").await;
+    }
+
     /// Nobody has called, and nobody is about to.
     pub fn has_not_been_called(self) -> bool {
         let std = self.socket.into_std().expect("a socket");
@@ -88,6 +100,16 @@ impl Call {
         let (tag, command) = line.trim_end().split_once(' ').expect("a tag");
         tag.clone_into(&mut self.tag);
         command.to_owned()
+    }
+
+    /// Says OK to every command, for as long as the test lasts.
+    pub fn answer_everything_with_ok(mut self) {
+        tokio::spawn(async move {
+            loop {
+                self.hear_command().await;
+                self.say(format!("{} OK\r\n", self.tag).as_bytes()).await;
+            }
+        });
     }
 
     pub async fn hear_line(&mut self) -> String {

@@ -24,14 +24,20 @@ pub struct Program {
 impl Program {
     /// Starts it before this backend. `more` begins in the `[log]` section.
     pub async fn start(folder: &Path, backend: &Backend, more: &str) -> Self {
+        let route = "[[route]]\nbackend = \"blue\"\n";
+        Self::start_with(folder, &format!("{}{route}[log]\n{more}\n", backend.section("blue")), |command| command).await
+    }
+
+    /// Starts it with these backends and routes (and more), by a command that may be changed beforehand.
+    pub async fn start_with(folder: &Path, config: &str, with: impl Fn(&mut Command) -> &mut Command) -> Self {
         let config = format!(
-            "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n{}[[route]]\nbackend = \"blue\"\n\
-             [admin]\naddress = \"127.0.0.1:0\"\n[timeouts]\nrefusal_grid = \"10ms\"\n[log]\n{more}\n",
-            backend.section("blue")
+            "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n\
+             [admin]\naddress = \"127.0.0.1:0\"\n[timeouts]\nrefusal_grid = \"10ms\"\n{config}"
         );
         std::fs::write(folder.join("mailmux.toml"), config).expect("written");
-        let mut child =
-            mailmux().args(["serve", "--config"]).arg(folder.join("mailmux.toml")).spawn().expect("started");
+        let mut command = mailmux();
+        command.args(["serve", "--config"]).arg(folder.join("mailmux.toml"));
+        let mut child = with(&mut command).spawn().expect("started");
         let log = child.stderr.take().map(BufReader::new);
         let nowhere = ([127, 0, 0, 1], 0).into();
         let mut program = Self { lines: Vec::new(), address: nowhere, admin: nowhere, child, log };
@@ -52,6 +58,14 @@ impl Program {
                 return line;
             }
         }
+    }
+
+    /// What the kernel says of it: `Uid`, `CapEff` ... of `proc_pid_status(5)`, with single blanks.
+    pub fn status(&self, key: &str) -> String {
+        let id = self.child.id().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.expect("a line").split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     pub fn signal(&self, signal: &str) {
@@ -97,15 +111,25 @@ fn address_in(line: &str) -> SocketAddr {
     ([127, 0, 0, 1], port.parse().expect("a port")).into()
 }
 
-fn mailmux() -> Command {
+pub fn mailmux() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailmux"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
 
+/// A port that was free a moment ago, for a program that cannot say which one it got.
+pub fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port")
+}
+
 /// Runs it to its end; exit code, standard output and standard error.
 pub async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = soon("its end", mailmux().args(arguments).output()).await.expect("started");
+    run_by(mailmux().args(arguments)).await
+}
+
+/// The same by another command.
+pub async fn run_by(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = soon("its end", command.output()).await.expect("started");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

@@ -38,8 +38,7 @@ refusal_grid = "10ms"
 impl Running {
     /// Starts one. Relative paths are taken from `folder`; a `[timeouts]` section is added unless there is one.
     pub fn start(folder: &Path, config: &str) -> Self {
-        let quick = if config.contains("[timeouts]") { "" } else { QUICK };
-        let text = format!("{config}\n{COMMON}\n{quick}");
+        let text = Self::complete(config);
         let config = Config::parse(&text, &folder.join("mailmux.toml")).unwrap_or_else(|findings| panic!("{findings}"));
         let server = Server::build(config).unwrap_or_else(|findings| panic!("{findings:?}"));
         let addresses = server.addresses().into_iter().collect();
@@ -48,6 +47,12 @@ impl Running {
         let (phase, watching) = watch::channel(Phase::Running);
         let task = tokio::spawn(server.run(watching));
         Self { addresses, admin, phase, steering, task }
+    }
+
+    /// With what every test wants.
+    pub fn complete(config: &str) -> String {
+        let quick = if config.contains("[timeouts]") { "" } else { QUICK };
+        format!("{config}\n{COMMON}\n{quick}")
     }
 
     /// The address of a listener.

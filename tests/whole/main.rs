@@ -38,6 +38,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod beginning;
 mod hostile;
 mod limits;
 mod metrics;
@@ -45,6 +46,7 @@ mod pool;
 mod process;
 mod proxy;
 mod relay;
+mod reload;
 mod routing;
 mod steering;
 mod tls;

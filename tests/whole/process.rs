@@ -1,9 +1,16 @@
 //! The program as it is started: arguments, signals, log.
 
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
 use crate::support::backend::Backend;
 use crate::support::client::{Client, GREETING};
-use crate::support::program::{Program, run};
-use crate::support::{show, soon};
+use crate::support::program::{Program, free_port, mailmux, run};
+use crate::support::server::get;
+use crate::support::{SOON, show, soon};
 
 #[tokio::test]
 async fn sigterm_drains_and_a_second_one_ends_at_once() {
@@ -24,7 +31,7 @@ async fn sigterm_drains_and_a_second_one_ends_at_once() {
     call.hear(b"b NOOP\r\n").await;
     // Sessions and listeners hear of it in no particular order.
     soon("no new connections to be taken", async {
-        while tokio::net::TcpStream::connect(program.address).await.is_ok() {
+        while TcpStream::connect(program.address).await.is_ok() {
             tokio::task::yield_now().await;
         }
     })
@@ -77,14 +84,14 @@ async fn check_says_what_is_wrong_and_where() {
     let path = folder.path().join("mailmux.toml");
     let good =
         "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n[[route]]\nreject = \"no\"\n";
-    std::fs::write(&path, good).expect("written");
+    fs::write(&path, good).expect("written");
     let path = path.to_str().expect("UTF-8");
     assert_eq!(run(&["check", "--config", path]).await, (Some(0), format!("{path}: ok\n"), String::new()));
 
     let bad = "[[listener]]\nname = \"tls\"\naddress = \"127.0.0.1:0\"\n[[tls.certificate]]\nchain = \"no.pem\"\nkey = \"no.key\"\n\
                [[lookup]]\nname = \"users\"\ntype = \"file\"\npath = \"users.map\"\n[[route]]\nlookup = \"users\"\n";
-    std::fs::write(path, bad).expect("written");
-    std::fs::write(folder.path().join("users.map"), "ann\tnowhere\n").expect("written");
+    fs::write(path, bad).expect("written");
+    fs::write(folder.path().join("users.map"), "ann\tnowhere\n").expect("written");
     let (code, _, shown) = run(&["check", "--config", path]).await;
     assert_eq!(code, Some(1));
     for words in [
@@ -106,7 +113,7 @@ async fn a_port_that_is_taken_is_named() {
     let config = format!(
         "[[listener]]\nname = \"plain\"\naddress = \"{address}\"\ntls = \"none\"\n[[route]]\nreject = \"no\"\n"
     );
-    std::fs::write(&path, config).expect("written");
+    fs::write(&path, config).expect("written");
     let (code, _, shown) = run(&["serve", "--config", path.to_str().expect("UTF-8")]).await;
     assert_eq!(code, Some(1));
     assert!(shown.contains("mailmux.toml:3:11: listener[0].address: cannot listen on"), "{shown}");
@@ -150,4 +157,66 @@ async fn it_serves_on_when_its_log_goes_nowhere() {
         call.hear_end().await;
     }
     program.until_metric("mailmux_sessions_closed_total{reason=\"closed\",side=\"client\"}", 3.0).await;
+}
+
+#[tokio::test]
+async fn it_serves_on_when_nobody_reads_its_log() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let backend = Backend::listen().await;
+    let mut program = Program::start(folder.path(), &backend, "level = \"trace\"").await;
+    assert!(program.metric("mailmux_log_lines_dropped_total").await.abs() < f64::EPSILON);
+    let address = program.address;
+    // The pipe fills, then the queue: each connection is a line, and some thousands are needed, which takes a while where
+    // other tests run beside this one.
+    let callers: Vec<_> =
+        (0..16).map(|_| tokio::spawn(async move { while TcpStream::connect(address).await.is_ok() {} })).collect();
+    let lost = async {
+        while program.metric("mailmux_log_lines_dropped_total").await < 1.0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON * 6, lost).await.expect("lines to be lost");
+    callers.iter().for_each(tokio::task::JoinHandle::abort);
+    backend.session(address).await;
+    // What could be kept is there to be read, and it ends although nobody has read it yet.
+    program.signal("-TERM");
+    program.signal("-TERM");
+    let log = program.ended().await;
+    assert!(log.lines().count() > 1000, "{}", log.lines().count());
+}
+
+#[tokio::test]
+async fn it_serves_on_when_the_disk_under_its_log_is_full() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let backend = Backend::listen().await;
+    let (address, admin) = (free_port(), free_port());
+    let config = format!(
+        "[[listener]]\nname = \"plain\"\naddress = \"{address}\"\ntls = \"none\"\n{}[[route]]\nbackend = \"blue\"\n\
+         [admin]\naddress = \"{admin}\"\n",
+        backend.section("blue")
+    );
+    fs::write(folder.path().join("mailmux.toml"), config).expect("written");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a full disk");
+    let mut command = mailmux();
+    command.args(["serve", "--config"]).arg(folder.path().join("mailmux.toml")).stderr(Stdio::from(full));
+    let mut child = command.spawn().expect("started");
+    soon("it to listen", async {
+        while TcpStream::connect(address).await.is_err() || TcpStream::connect(admin).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    backend.session(address).await;
+    soon("the lines that were lost", async {
+        loop {
+            let (_, text) = get(admin, "/metrics", "").await;
+            let lost = text.lines().find_map(|line| line.strip_prefix("mailmux_log_lines_dropped_total "));
+            if lost.and_then(|lost| lost.parse::<u64>().ok()).expect("a number") > 2 {
+                break;
+            }
+        }
+    })
+    .await;
+    assert!(child.try_wait().expect("a status").is_none());
+    child.kill().await.expect("killed");
 }

@@ -30,7 +30,6 @@ impl Check<'_> {
             name: keys.name.as_ref()?.value.0.clone(),
             host: address.value.host.clone(),
             port: address.value.port,
-            site: section.site("address", &address.span),
             tls,
             proxy_protocol: keys.proxy_protocol.0,
             forward_id: keys.forward_id,

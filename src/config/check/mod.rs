@@ -110,7 +110,8 @@ impl Check<'_> {
         self.pool(file);
         let admin = file.admin.as_ref().map(|admin| self.admin(admin));
         Some(Config {
-            server: server(&file.server.keys),
+            file: None,
+            server: self.server(&file.server),
             listeners: listeners?,
             tls: tls?,
             backends: backends?,
@@ -123,6 +124,24 @@ impl Check<'_> {
             admin,
             log: log(&file.log.keys),
         })
+    }
+
+    fn server(&mut self, section: &Section<file::Server>) -> Server {
+        let keys = &section.keys;
+        if let (None, Some(group)) = (&keys.user, &keys.group)
+            && !section.is_broken("user")
+        {
+            self.report(section.site("group", &group.span), "needs user beside it");
+        }
+        let name = |key: &str, name: Option<&Written<file::Line>>| {
+            name.map(|name| At { value: name.value.0.clone(), site: section.site(key, &name.span) })
+        };
+        Server {
+            user: name("user", keys.user.as_ref()),
+            group: name("group", keys.group.as_ref()),
+            read: keys.read.iter().map(|path| self.path(section, "read", path)).collect(),
+            ..server(keys)
+        }
     }
 
     /// Names to places in the list; a name given twice is a mistake.
@@ -197,6 +216,7 @@ impl Check<'_> {
             client_name: keys.client_name.0,
             certificates: all(certificates.into_iter())?,
             directory: keys.directory.as_ref().map(|path| self.path(section, "directory", path)),
+            watch: keys.watch.0.0,
         })
     }
 
@@ -305,10 +325,12 @@ impl Check<'_> {
         Admin {
             address: At { value: address.value, site: section.site("address", &address.span) },
             token_file: keys.token_file.as_ref().map(|path| self.path(section, "token_file", path)),
+            socket: keys.socket.as_ref().map(|path| self.path(section, "socket", path)),
         }
     }
 }
 
+/// What needs no place in a file.
 fn server(keys: &file::Server) -> Server {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = match keys.workers.0 {
@@ -316,7 +338,15 @@ fn server(keys: &file::Server) -> Server {
         count => usize::try_from(count).unwrap_or(usize::MAX),
     };
     let name_servers = keys.name_servers.iter().map(|server| server.0).collect();
-    Server { workers, drain_timeout: keys.drain_timeout.0, name_servers }
+    Server {
+        workers,
+        drain_timeout: keys.drain_timeout.0,
+        name_servers,
+        user: None,
+        group: None,
+        confine: keys.confine,
+        read: Vec::new(),
+    }
 }
 
 fn limits(keys: &file::Limits) -> Limits {
@@ -330,6 +360,7 @@ fn limits(keys: &file::Limits) -> Limits {
         failures_per_network: keys.failures_per_network.0,
         failures_per_user: keys.failures_per_user.0,
         exempt: keys.exempt.iter().map(|network| network.0).collect(),
+        memory: keys.memory.0,
     }
 }
 

@@ -17,6 +17,7 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
     let loopback = host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
     Config {
+        file: None,
         server: server(&file::Server::default()),
         listeners: vec![Listener {
             name: "imaps".into(),
@@ -33,12 +34,12 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
             client_name: file::Tls::default().client_name.0,
             certificates: Vec::new(),
             directory: None,
+            watch: None,
         },
         backends: vec![Backend {
             name: "backend".into(),
             host: host.into(),
             port,
-            site: site("backend[0].address"),
             tls: match port {
                 993 => BackendTls::Implicit(client),
                 _ if loopback => BackendTls::None,
@@ -62,6 +63,7 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
         admin: Some(Admin {
             address: At { value: file::Admin::default().address.value, site: site("admin.address") },
             token_file: None,
+            socket: None,
         }),
         log: log(&file::Log::default()),
     }
@@ -74,7 +76,6 @@ pub(in crate::config) fn usual_backend() -> Backend {
         name: String::new(),
         host: String::new(),
         port: 993,
-        site: Site { key: "backend".into(), span: 0..0 },
         tls: BackendTls::Implicit(usual_client("")),
         proxy_protocol: keys.proxy_protocol.0,
         forward_id: keys.forward_id,

@@ -20,13 +20,13 @@ use serde::Deserialize;
 pub(super) use toml::Spanned;
 
 use super::{
-    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, Pooling, ProxyVersion, Rate,
-    Rewrite, TlsVersion,
+    CertificateName, Glob, ListenerTls, LogFormat, LogLevel, MasterForm, Mechanism, Memory, Pooling, ProxyVersion,
+    Rate, Rewrite, TlsVersion,
 };
 
 pub(super) use lookups::{Group, Health, Line, Lookup, MaybeCache};
 pub(super) use tree::{Section, parse};
-pub(super) use value::{Count, HostName, HostPort, Name, Text, UserText, Written, text};
+pub(super) use value::{Count, HostName, HostPort, Looks, Name, Text, UserText, Written, text};
 pub(super) use words::{ClientCertificates, LookupKind, PublicRoots, WhoseLogin};
 
 /// A whole file. The lists keep the order of the file.
@@ -52,11 +52,23 @@ pub(super) struct Server {
     pub(super) workers: Count<0, 1024>,
     pub(super) drain_timeout: Text<Duration>,
     pub(super) name_servers: Vec<Text<SocketAddr>>,
+    pub(super) user: Option<Written<Line>>,
+    pub(super) group: Option<Written<Line>>,
+    pub(super) confine: bool,
+    pub(super) read: Vec<Written<PathBuf>>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { workers: Count(0), drain_timeout: Text(Duration::from_mins(5)), name_servers: Vec::new() }
+        Self {
+            workers: Count(0),
+            drain_timeout: Text(Duration::from_mins(5)),
+            name_servers: Vec::new(),
+            user: None,
+            group: None,
+            confine: true,
+            read: Vec::new(),
+        }
     }
 }
 
@@ -96,6 +108,7 @@ pub(super) struct Tls {
     pub(super) client_name: Text<CertificateName>,
     pub(super) certificate: Vec<Spanned<Certificate>>,
     pub(super) directory: Option<Written<PathBuf>>,
+    pub(super) watch: Text<Looks>,
 }
 
 impl Default for Tls {
@@ -107,6 +120,7 @@ impl Default for Tls {
             client_name: Text(CertificateName::Email),
             certificate: Vec::new(),
             directory: None,
+            watch: Text(Looks(Some(Duration::from_secs(10)))),
         }
     }
 }
@@ -228,6 +242,7 @@ pub(super) struct Limits {
     pub(super) failures_per_network: MaybeRate,
     pub(super) failures_per_user: MaybeRate,
     pub(super) exempt: Vec<Text<IpNet>>,
+    pub(super) memory: Text<Memory>,
 }
 
 impl Default for Limits {
@@ -241,6 +256,7 @@ impl Default for Limits {
             failures_per_network: rate(10, Duration::from_mins(1), 10),
             failures_per_user: rate(10, Duration::from_mins(1), 10),
             exempt: loopback().map(Text).into(),
+            memory: Text(Memory::Auto),
         }
     }
 }
@@ -306,11 +322,16 @@ impl Default for Pool {
 pub(super) struct Admin {
     pub(super) address: Written<SocketAddr>,
     pub(super) token_file: Option<Written<PathBuf>>,
+    pub(super) socket: Option<Written<PathBuf>>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: Written::default_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143))), token_file: None }
+        Self {
+            address: Written::default_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143))),
+            token_file: None,
+            socket: None,
+        }
     }
 }
 

@@ -16,12 +16,16 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::MaybeRate;
-use crate::config::{Glob, Rate, Rewrite, RewritePiece};
+use crate::config::{Glob, Memory, Rate, Rewrite, RewritePiece};
 
 /// A deadline further away than this is a slip of the pen, and adding it to a clock could overflow.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
+/// Looking more often than this is a slip of the pen, too, and would be all that is done.
+const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 /// Bounds the arithmetic of rates (nanoseconds in 64 bits: an hour times this still fits).
 const MOST_PER_UNIT: u32 = 1_000_000;
+/// With less memory than this mailmux does not even start.
+const SMALLEST_MEMORY: u64 = 16 << 20;
 /// What a reply line or a user name may hold.
 const LONGEST_TEXT: usize = 200;
 
@@ -108,6 +112,24 @@ impl FromText for Duration {
     fn from_text(text: &str) -> Result<Self, String> {
         let duration = humantime::parse_duration(text).map_err(plainly)?;
         if duration > LONGEST { Err(format!("{text:?} is longer than a year")) } else { Ok(duration) }
+    }
+}
+
+/// How often something is looked at, if at all.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::config) struct Looks(pub(in crate::config) Option<Duration>);
+
+impl FromText for Looks {
+    fn expected() -> String {
+        r#"a duration with its unit, such as "10s" or "5m", of a second at least, or "off""#.into()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let every = Duration::from_text(text)?;
+        if every < SHORTEST_LOOK { Err(format!("{text:?} is too often")) } else { Ok(Self(Some(every))) }
     }
 }
 
@@ -311,6 +333,34 @@ fn rewrite_pieces(text: &str) -> Result<Vec<RewritePiece>, String> {
     Ok(pieces)
 }
 
+impl FromText for Memory {
+    fn expected() -> String {
+        r#""auto", "off", or a size with its unit, such as "512MiB" or "4GiB""#.into()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => size(text).map(Self::Bytes).ok_or_else(String::new),
+        }
+    }
+}
+
+/// `512MiB` in bytes. What is smaller than the program itself is a slip of the pen.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (count, unit) = text.split_at_checked(digits)?;
+    let shift = match unit.trim_start() {
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    let count: u64 = count.parse().ok()?;
+    count.checked_mul(1 << shift).filter(|bytes| *bytes >= SMALLEST_MEMORY)
+}
+
 /// `"20/s"`: the time from one to the next.
 #[derive(Debug)]
 struct Pace(Duration);
@@ -454,6 +504,19 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_a_word_or_a_size() {
+        let memory = |text| read::<Memory>(text);
+        assert_eq!(memory("auto"), Some(Memory::Auto));
+        assert_eq!(memory("off"), Some(Memory::Off));
+        assert_eq!(memory("512MiB"), Some(Memory::Bytes(512 << 20)));
+        assert_eq!(memory("4 GiB"), Some(Memory::Bytes(4 << 30)));
+        assert_eq!(memory("1TiB"), Some(Memory::Bytes(1 << 40)));
+        for text in ["", "512", "MiB", "512MB", "512 mib", "-1MiB", "1.5GiB", "15MiB", "0MiB", "99999999TiB", "é"] {
+            assert_eq!(memory(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn names_are_short_and_plain() {
         assert!(read::<Name>("mx-1.example_A").is_some());
         assert!(read::<Name>(&"a".repeat(64)).is_some());
@@ -503,6 +566,7 @@ mod tests {
                 text::<HostPort>(&input).err(),
                 text::<Rewrite>(&input).err(),
                 text::<Glob>(&input).err(),
+                text::<Memory>(&input).err(),
             ];
             for refusal in refusals.into_iter().flatten() {
                 prop_assert!(refusal.contains("\nexpected "), "{}", refusal);

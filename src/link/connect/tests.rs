@@ -35,7 +35,7 @@ fn with(address: SocketAddr, tls: BackendTls, change: impl FnOnce(&mut crate::co
 }
 
 fn dialling(own: &[SocketAddr]) -> Dialling {
-    Dialling { names: crate::link::Names::by_the_system(), own: own.to_vec() }
+    Dialling::new(crate::link::Names::by_the_system(), own.to_vec())
 }
 
 async fn open(backend: &Arc<Backend>) -> Result<Link<Greeted>, LinkError> {

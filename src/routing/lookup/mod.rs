@@ -13,9 +13,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 use self::cache::{Cache, Way};
 use self::http::{Http, Question, Said};
@@ -37,11 +39,10 @@ const TOO_YOUNG: Duration = Duration::from_secs(1);
 
 /// One configured source.
 pub(super) struct Lookup {
-    name: String,
+    config: config::Lookup,
+    /// A hash of the files that its settings name.
+    files: [u8; 32],
     source: Source,
-    /// Whether it says if passwords are right.
-    authenticates: bool,
-    timeout: Duration,
     cache: Option<Cache<Key, Kept>>,
     /// For passwords in keys of the cache; it dies with the process.
     secret: hmac::Key,
@@ -89,12 +90,28 @@ pub(super) enum Verdict {
 }
 
 impl Lookup {
+    /// Reads what the configuration says. A source with answers that are kept is the one of `before`, if nothing has changed
+    /// that it is made from; a map is read anew.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
     pub(super) fn load(
         lookup: &config::Lookup,
         config: &Config,
         places: &Arc<Places>,
         metrics: &Metrics,
-    ) -> Result<Self, Vec<Finding>> {
+        before: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, Vec<Finding>> {
+        let files = digest(lookup);
+        let policy = Policy::new(&lookup.allow, config);
+        // Kept answers have passed the policy, and name backends by their number: both are as they were only if all names and
+        // addresses are, in their order.
+        let same = |before: &&Arc<Self>| before.config == *lookup && before.files == files && before.policy == policy;
+        if !matches!(lookup.source, LookupSource::File { .. })
+            && let Some(before) = before.filter(same)
+        {
+            return Ok(Arc::clone(before));
+        }
         let source = match &lookup.source {
             LookupSource::File { path } => Source::File(load_map(path, places)?),
             LookupSource::Http(http) => Source::Http(Box::new(Http::new(&with_headers(http)?)?)),
@@ -103,27 +120,26 @@ impl Lookup {
         };
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| vec![Finding { site: None, message: "there is no randomness on this machine".to_owned() }])?;
-        Ok(Self {
-            name: lookup.name.clone(),
+        Ok(Arc::new(Self {
+            files,
             source,
-            authenticates: lookup.authenticate,
-            timeout: lookup.timeout,
             cache: lookup.cache.map(Cache::new),
             secret,
             places: Arc::clone(places),
-            policy: Policy::new(&lookup.allow, config),
+            policy,
             metrics: metrics.lookup(&lookup.name),
-        })
+            config: lookup.clone(),
+        }))
     }
 
     /// Its name.
     pub(super) fn name(&self) -> &str {
-        &self.name
+        &self.config.name
     }
 
     /// Whether it says if passwords are right.
     pub(super) fn authenticates(&self) -> bool {
-        self.authenticates
+        self.config.authenticate
     }
 
     /// Asks the source, or remembers what it said.
@@ -132,7 +148,7 @@ impl Lookup {
     /// Why it cannot tell, for the log.
     pub(super) async fn ask(&self, asker: &Asker<'_>) -> Result<Verdict, String> {
         let began = Instant::now();
-        let verdict = match timeout(self.timeout, self.judge(asker)).await {
+        let verdict = match timeout(self.config.timeout, self.judge(asker)).await {
             Ok(verdict) => verdict,
             Err(_) => Err("no answer in time".to_owned()),
         };
@@ -174,7 +190,7 @@ impl Lookup {
     /// The password, where the source is to look at it.
     fn password<'a>(&self, asker: &Asker<'a>) -> Option<&'a Secret> {
         match &asker.login.credentials {
-            Credentials::Password(password) if self.authenticates => Some(password),
+            Credentials::Password(password) if self.config.authenticate => Some(password),
             _ => None,
         }
     }
@@ -186,7 +202,9 @@ impl Lookup {
         let negative = |kept: &Kept| !matches!(kept, Kept::Found(_));
         // The source's own time is bounded below that of the whole, so that there is some left for a stale answer.
         let bounded = async {
-            timeout(self.timeout.mul_f64(0.9), asking).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+            timeout(self.config.timeout.mul_f64(0.9), asking)
+                .await
+                .unwrap_or_else(|_| Err("no answer in time".to_owned()))
         };
         let (kept, way) = cache.answer(key, negative, bounded).await?;
         self.metrics.kept(match way {
@@ -306,6 +324,26 @@ fn load_map(path: &config::At<PathBuf>, places: &Arc<Places>) -> Result<Map, Vec
     let text = file::read(&path.value).map_err(|error| vec![finding(format!("cannot read {shown}: {error}"))])?;
     Map::parse(text, Arc::clone(places))
         .map_err(|errors| errors.into_iter().map(|error| finding(format!("{shown}:{error}"))).collect::<Vec<_>>())
+}
+
+/// Of the files that a source is made from; one that cannot be read is found when it is.
+fn digest(lookup: &config::Lookup) -> [u8; 32] {
+    let paths = match &lookup.source {
+        LookupSource::File { .. } => [None, None],
+        LookupSource::Http(http) => [http.headers_file.as_ref(), http.ca.as_ref()],
+        LookupSource::Ldap(ldap) => [ldap.ca.as_ref(), ldap.bind.as_ref().map(|(_, file)| file)],
+        LookupSource::Sql(sql) => match &sql.url {
+            config::DatabaseUrl::File(file) => [Some(file), None],
+            config::DatabaseUrl::Written(_) => [None, None],
+        },
+    };
+    let mut context = Context::new(&SHA256);
+    for path in paths.into_iter().flatten() {
+        let bytes = Zeroizing::new(std::fs::read(&path.value).unwrap_or_default());
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(&bytes);
+    }
+    context.finish().as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 /// With those in the file of headers.

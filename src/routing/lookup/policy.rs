@@ -9,6 +9,7 @@ use crate::network::is_in;
 use crate::routing::{is_same_host, rule};
 
 /// What one source may say.
+#[derive(PartialEq)]
 pub(super) struct Policy {
     allow: Allow,
     /// Host and port of each backend.

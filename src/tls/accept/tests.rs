@@ -1,13 +1,13 @@
-//! Handshakes over real sockets with rustls as the client.
+//! Handshakes over real sockets with rustls as the client. Those that take up an earlier one are in `tests/resumption.rs`.
+
+mod resumption;
 
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
-use rustls::client::{Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, ClientConfig, NamedGroup, SignatureScheme, SupportedProtocolVersion};
+use rustls::{AlertDescription, ClientConfig, SignatureScheme, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
@@ -35,6 +35,7 @@ impl World {
             client_name: CertificateName::Email,
             certificates: Vec::new(),
             directory: None,
+            watch: None,
         };
         let mut world = Self { folder: tempfile::tempdir().expect("a scratch folder"), ca: Authority::new(), tls };
         world.server(Wanted { dns: &["mail.example.org"], ..Wanted::default() });
@@ -64,8 +65,8 @@ impl World {
     }
 
     fn acceptor(&self) -> Acceptor {
-        let (certificates, _) = Certificates::load(&self.tls).expect("good certificates");
-        Acceptor::new(Arc::new(certificates), &self.tls).expect("a good configuration")
+        let (certificates, _) = Certificates::load(&self.tls, None).expect("good certificates");
+        Acceptor::new(Arc::new(certificates), &self.tls, None).expect("a good configuration")
     }
 }
 
@@ -215,82 +216,6 @@ async fn both_versions_are_spoken_unless_one_is_too_old() {
     assert!(matches!(error, HandshakeError::Failed(_)), "{error}");
 }
 
-/// A client's memory that offers what it was given under one name to every other.
-#[derive(Debug)]
-struct Mixer(ClientSessionMemoryCache);
-
-impl Mixer {
-    const NAME: &str = "one.name";
-
-    fn name() -> ServerName<'static> {
-        ServerName::try_from(Self::NAME).expect("a name")
-    }
-}
-
-impl ClientSessionStore for Mixer {
-    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
-        self.0.set_kx_hint(Self::name(), group);
-    }
-
-    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        self.0.kx_hint(&Self::name())
-    }
-
-    fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {
-        self.0.set_tls12_session(Self::name(), value);
-    }
-
-    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.0.tls12_session(&Self::name())
-    }
-
-    fn remove_tls12_session(&self, _: &ServerName<'static>) {
-        self.0.remove_tls12_session(&Self::name());
-    }
-
-    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.0.insert_tls13_ticket(Self::name(), value);
-    }
-
-    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.0.take_tls13_ticket(&Self::name())
-    }
-}
-
-/// A client with such a memory.
-fn mixing(versions: &[&'static SupportedProtocolVersion], own: Option<&Issued>) -> Arc<ClientConfig> {
-    let mut config = client(versions, own);
-    config.resumption = Resumption::store(Arc::new(Mixer(ClientSessionMemoryCache::new(32))));
-    Arc::new(config)
-}
-
-#[tokio::test]
-async fn sessions_are_resumed_by_every_later_connection() {
-    let acceptor = World::new().acceptor();
-    for versions in [V12, V13] {
-        let config = Arc::new(client(versions, None));
-        assert!(!agree(&acceptor, Arc::clone(&config), "mail.example.org").await.0.resumed);
-        for _ in 0..4 {
-            let (handshake, _) = agree(&acceptor, Arc::clone(&config), "mail.example.org").await;
-            assert!(handshake.resumed);
-            assert_eq!(handshake.server_name.as_deref(), Some("mail.example.org"));
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_session_is_not_resumed_under_another_name_or_another_configuration() {
-    let world = World::new();
-    let (acceptor, other) = (world.acceptor(), world.acceptor());
-    for versions in [V12, V13] {
-        let config = mixing(versions, None);
-        agree(&acceptor, Arc::clone(&config), "a.example").await;
-        assert!(!agree(&acceptor, Arc::clone(&config), "b.example").await.0.resumed, "bound to the name");
-        assert!(agree(&acceptor, Arc::clone(&config), "b.example").await.0.resumed, "the client does offer it");
-        assert!(!agree(&other, Arc::clone(&config), "b.example").await.0.resumed, "bound to the configuration");
-    }
-}
-
 fn emailed(world: &World, email: &str) -> Issued {
     world.ca.issue(Wanted { emails: &[email], ..Wanted::default() })
 }
@@ -342,42 +267,6 @@ async fn a_required_client_certificate_is_required() {
     }
 }
 
-#[tokio::test]
-async fn a_resumed_session_is_still_whose_it_was() {
-    let mut world = World::new();
-    world.tls.client_auth = ClientAuth::Optional { ca: world.client_ca() };
-    let acceptor = world.acceptor();
-    let (ann, bob) = (emailed(&world, "ann@example.org"), emailed(&world, "bob@example.org"));
-    for versions in [V12, V13] {
-        let clients = [
-            (Arc::new(client(versions, Some(&ann))), Some("ann@example.org")),
-            (Arc::new(client(versions, Some(&bob))), Some("bob@example.org")),
-            (Arc::new(client(versions, None)), None),
-        ];
-        for round in 0..3 {
-            for (config, name) in &clients {
-                let (handshake, _) = agree(&acceptor, Arc::clone(config), "mail.example.org").await;
-                assert_eq!(user(&handshake).as_deref(), *name);
-                assert_eq!(handshake.resumed, round > 0);
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_session_begun_without_certificates_does_not_get_past_a_demand_for_one() {
-    let mut world = World::new();
-    let open = world.acceptor();
-    world.tls.client_auth = ClientAuth::Required { ca: world.client_ca() };
-    let strict = world.acceptor();
-    for versions in [V12, V13] {
-        let config = Arc::new(client(versions, None));
-        agree(&open, Arc::clone(&config), "mail.example.org").await;
-        let (near, far) = meet(&strict, Arc::clone(&config), "mail.example.org").await;
-        assert!(near.is_err() && far.is_err());
-    }
-}
-
 #[test]
 fn the_user_comes_from_the_one_field_asked_for() {
     use CertificateName::{CommonName, Email};
@@ -406,7 +295,7 @@ fn the_user_comes_from_the_one_field_asked_for() {
 #[test]
 fn a_bad_authority_file_is_a_finding() {
     let mut world = World::new();
-    let (certificates, _) = Certificates::load(&world.tls).expect("good certificates");
+    let (certificates, _) = Certificates::load(&world.tls, None).expect("good certificates");
     let certificates = Arc::new(certificates);
     for (content, text) in [
         (None, "clients.pem: cannot be read"),
@@ -418,7 +307,7 @@ fn a_bad_authority_file_is_a_finding() {
             std::fs::write(&ca.value, content).expect("a scratch folder");
         }
         world.tls.client_auth = ClientAuth::Optional { ca };
-        let findings = Acceptor::new(Arc::clone(&certificates), &world.tls).err().expect("refused");
+        let findings = Acceptor::new(Arc::clone(&certificates), &world.tls, None).err().expect("refused");
         assert!(findings[0].message.contains(text), "{findings:?}");
         assert_eq!(findings[0].site.as_ref().map(|site| site.key.as_str()), Some("clients.pem"));
     }
@@ -429,7 +318,7 @@ async fn a_certificate_made_on_the_spot_is_trusted_by_its_pem() {
     let (certificates, pem) = Certificates::self_signed(&["localhost", "127.0.0.1"]).expect("made");
     let (_, expiry) = certificates.expiries().next().expect("one");
     assert!(expiry > 0);
-    let acceptor = Acceptor::new(Arc::new(certificates), &World::new().tls).expect("good");
+    let acceptor = Acceptor::new(Arc::new(certificates), &World::new().tls, None).expect("good");
     let mut roots = RootCertStore::empty();
     let folder = tempfile::tempdir().expect("a scratch folder");
     std::fs::write(folder.path().join("self.pem"), pem).expect("a scratch folder");

@@ -170,6 +170,40 @@ async fn a_handshake_that_fails_is_not_taken_for_a_bad_certificate() {
 }
 
 #[test]
+fn two_are_the_same_when_the_settings_and_the_files_are() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let usual = || TlsClient {
+        client: Some(CertificateFiles { chain: pki.file("client.pem"), key: pki.file("client.key") }),
+        ..pki.settings("mail.example.org")
+    };
+    let is_same =
+        |a: TlsClient, b: TlsClient| Connector::new(&a).expect("right").is_same(&Connector::new(&b).expect("right"));
+    assert!(is_same(usual(), usual()));
+    assert!(!is_same(usual(), TlsClient { name: "other.example.org".to_owned(), ..usual() }));
+    assert!(!is_same(usual(), TlsClient { verify: false, ..usual() }));
+    assert!(!is_same(usual(), TlsClient { client: None, ..usual() }));
+    let of = |roots| TlsClient { roots, ..usual() };
+    assert!(is_same(of(Roots::WebPki), of(Roots::WebPki)));
+    assert!(!is_same(of(Roots::WebPki), usual()));
+    assert!(!is_same(usual(), of(Roots::File(other.file("ca.pem")))));
+
+    // The same names, other files.
+    let ours = |name: &str| pki.folder.path().join(name);
+    let now = || Connector::new(&usual()).expect("right");
+    let before = now();
+    std::fs::copy(ours("ca.pem"), ours("another.pem")).expect("there");
+    std::fs::rename(ours("another.pem"), ours("ca.pem")).expect("there");
+    assert!(now().is_same(&before), "written anew with the same content");
+    for names in [&["ca.pem"][..], &["client.pem", "client.key"]] {
+        let before = now();
+        for name in names {
+            std::fs::copy(other.folder.path().join(name), ours(name)).expect("there");
+        }
+        assert!(!now().is_same(&before), "{names:?}");
+    }
+}
+
+#[test]
 fn every_mistake_is_found_with_its_place() {
     let pki = Pki::new();
     let broken = TlsClient {

@@ -31,9 +31,10 @@ fn acceptor(ca: &Authority) -> Acceptor {
         client_name: CertificateName::Email,
         certificates: vec![files],
         directory: None,
+        watch: None,
     };
-    let (certificates, _) = Certificates::load(&tls).expect("good certificates");
-    Acceptor::new(Arc::new(certificates), &tls).expect("good settings")
+    let (certificates, _) = Certificates::load(&tls, None).expect("good certificates");
+    Acceptor::new(Arc::new(certificates), &tls, None).expect("good settings")
 }
 
 /// What is known after a handshake.

@@ -459,9 +459,10 @@ async fn https(ca: &Authority, name: &str, folder: &Path) -> (String, JoinHandle
         client_name: CertificateName::Email,
         certificates: vec![files],
         directory: None,
+        watch: None,
     };
-    let (certificates, _) = Certificates::load(&tls).expect("good certificates");
-    let acceptor = Acceptor::new(Arc::new(certificates), &tls).expect("good settings");
+    let (certificates, _) = Certificates::load(&tls, None).expect("good certificates");
+    let acceptor = Acceptor::new(Arc::new(certificates), &tls, None).expect("good settings");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("https://localhost:{}/auth", listener.local_addr().expect("bound").port());
     let head = tokio::spawn(async move {

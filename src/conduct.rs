@@ -1,0 +1,234 @@
+//! One process's life: what follows from its signals, from its first word to systemd to its end; and how one process makes
+//! room for the next. Not here: what a reload or a drain is, how sockets are handed over.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+use tracing::{error, info, warn};
+
+use crate::process::{
+    LogHandle, Notifier, Phase, Program, Role, Signal, Signals, Successor, UpgradeError, hear, say_ready, tell,
+};
+use crate::steer::Steering;
+
+/// How long a new process waits for the old one's word that systemd knows of it.
+const INTRODUCTION: Duration = Duration::from_secs(5);
+
+/// What it takes to conduct a process.
+pub struct Conductor {
+    /// The running server.
+    pub steering: Steering,
+    /// The phase that it follows.
+    pub phase: watch::Sender<Phase>,
+    /// The way to systemd.
+    pub notifier: Notifier,
+    /// What this process was started as.
+    pub program: Program,
+    /// The log, where lines may be lost.
+    pub log: LogHandle,
+    /// Lines to the processes before this one that have sessions; the first is the one that has started it, if one has.
+    pub elders: Vec<UnixStream>,
+}
+
+/// The processes before this one, and how many sessions each has.
+#[derive(Default)]
+struct Elders {
+    known: Mutex<HashMap<usize, (OwnedFd, usize)>>,
+    /// Told whenever one has said a number.
+    heard: Notify,
+    /// Told when it is another's business to hear them.
+    handed_on: Notify,
+}
+
+/// How the time of running ends.
+enum End {
+    /// By a signal.
+    Asked,
+    /// Another process is there.
+    Succeeded(net::UnixStream),
+}
+
+impl Conductor {
+    /// Follows the signals, for ever: the server has ended when the last session has, or soon after the phase is
+    /// [`Phase::Stopped`].
+    pub async fn conduct(mut self, mut signals: Signals) {
+        let elders = Arc::default();
+        let lines = std::mem::take(&mut self.elders);
+        tokio::select! {
+            () = self.look_after(&elders, lines) => {}
+            () = self.live(&mut signals, &elders) => {}
+        }
+    }
+
+    async fn live(&self, signals: &mut Signals, elders: &Elders) {
+        let end = loop {
+            match signals.next().await {
+                Signal::Reload => {
+                    self.notifier.reloading();
+                    // Log and metrics tell what came of it.
+                    let status = match self.steering.reload().await {
+                        Ok(_) => "serving",
+                        Err(_) => "serving, with the configuration of before: the last reload was refused",
+                    };
+                    self.notifier.ready(status);
+                }
+                Signal::Upgrade => match self.upgrade(signals, elders).await {
+                    Ok(Some(end)) => break end,
+                    Ok(None) => {}
+                    Err(why) => error!(%why, "not upgraded; this process serves on"),
+                },
+                Signal::End => break End::Asked,
+            }
+        };
+        self.drain(signals, end).await;
+        self.phase.send_replace(Phase::Stopped);
+        std::future::pending::<()>().await;
+    }
+
+    /// Starts the new process. `None`: nothing has changed.
+    async fn upgrade(&self, signals: &mut Signals, elders: &Elders) -> Result<Option<End>, UpgradeError> {
+        if std::process::id() == 1 {
+            warn!("this is the first process of a container, which ends with it: start a new container instead");
+            return Ok(None);
+        }
+        let cannot = |error| UpgradeError::Start { path: "the listening sockets cannot be handed over".into(), error };
+        let mut sockets = self.steering.share().await.map_err(cannot)?;
+        sockets.extend(elders.lines().map_err(cannot)?);
+        info!("upgrading: starting the new process");
+        let mut successor = Successor::start(&self.program, &sockets)?;
+        drop(sockets);
+        let pid = loop {
+            tokio::select! {
+                pid = successor.serves() => break pid?,
+                signal = signals.next() => match signal {
+                    Signal::End => return Ok(Some(End::Asked)),
+                    Signal::Reload | Signal::Upgrade => warn!("an upgrade is under way; this signal is not followed"),
+                },
+            }
+        };
+        info!(pid, "upgraded: the new process serves");
+        self.notifier.main_pid(pid);
+        self.steering.close().await;
+        elders.handed_on.notify_one();
+        Ok(Some(End::Succeeded(successor.into_line())))
+    }
+
+    /// Accepts nothing any more and waits for the sessions to end, or for patience to.
+    async fn drain(&self, signals: &mut Signals, end: End) {
+        let time = self.steering.drain_timeout();
+        info!(timeout_s = time.as_secs(), "draining: no new connections, the quiet sessions are told to leave first");
+        let (line, mut more) = match end {
+            End::Asked => {
+                self.phase.send_replace(Phase::Draining);
+                self.notifier.stopping();
+                (None, 1)
+            }
+            End::Succeeded(line) => {
+                self.phase.send_replace(Phase::Succeeded);
+                // The first signal asks for what is being done.
+                (Some(line), 2)
+            }
+        };
+        let asked_again = async {
+            while more > 0 {
+                more -= u8::from(signals.next().await == Signal::End);
+            }
+        };
+        let told = |left| line.iter().for_each(|line| tell(line, left));
+        let left = tokio::select! {
+            left = self.steering.see_off(time, told) => left,
+            () = asked_again => {
+                info!("another signal: ending the sessions that are left");
+                return;
+            }
+        };
+        if left > 0 {
+            warn!(sessions = left, "the time for draining is over: cutting off the sessions that are left");
+        }
+    }
+
+    /// What goes on beside all that: the first words to the process before and to systemd, its watchdog, numbers.
+    async fn look_after(&self, elders: &Arc<Elders>, lines: Vec<UnixStream>) {
+        let metrics = self.steering.metrics();
+        let mut hearing = JoinSet::new();
+        let is_successor = !lines.is_empty();
+        for (number, line) in lines.into_iter().enumerate() {
+            match elders.meet(number, line) {
+                Ok(mut line) => {
+                    if number == 0 && say_ready(&mut line).await.is_err() {
+                        warn!("the process before this one has gone before it heard that this one serves");
+                    }
+                    let elders = Arc::clone(elders);
+                    hearing.spawn(async move {
+                        hear(line, |sessions| elders.told(number, sessions)).await;
+                        elders.forget(number);
+                    });
+                }
+                Err(error) => warn!(%error, "the process before this one cannot be heard"),
+            }
+        }
+        if is_successor {
+            // Before that systemd does not listen to us. When the word does not come, the other process has ended.
+            let _ = timeout(INTRODUCTION, elders.heard.notified()).await;
+        }
+        self.notifier.ready("serving");
+        let mut second = interval(Duration::from_secs(1));
+        let watchdog = self.notifier.watchdog_interval();
+        let mut bark = interval(watchdog.unwrap_or(Duration::MAX / 2).min(Duration::from_hours(1)));
+        loop {
+            tokio::select! {
+                _ = second.tick() => {
+                    metrics.life().log_lines_dropped(self.log.lines_dropped());
+                    let (processes, sessions) = elders.count();
+                    metrics.life().predecessors(processes, sessions);
+                }
+                _ = bark.tick(), if watchdog.is_some() => self.notifier.watchdog(),
+                () = elders.handed_on.notified() => hearing.shutdown().await,
+            }
+        }
+    }
+}
+
+impl Elders {
+    /// One more.
+    fn meet(&self, number: usize, line: UnixStream) -> io::Result<net::UnixStream> {
+        let spare = line.as_fd().try_clone_to_owned()?;
+        line.set_nonblocking(true)?;
+        let line = net::UnixStream::from_std(line)?;
+        self.known().insert(number, (spare, 0));
+        Ok(line)
+    }
+
+    fn told(&self, number: usize, sessions: usize) {
+        if let Some((_, known)) = self.known().get_mut(&number) {
+            *known = sessions;
+        }
+        self.heard.notify_one();
+    }
+
+    fn forget(&self, number: usize) {
+        self.known().remove(&number);
+    }
+
+    /// Their lines, for who comes after this process.
+    fn lines(&self) -> io::Result<Vec<(Role, OwnedFd)>> {
+        self.known().values().map(|(line, _)| Ok((Role::Elder, line.try_clone()?))).collect()
+    }
+
+    fn count(&self) -> (usize, usize) {
+        let known = self.known();
+        (known.len(), known.values().map(|(_, sessions)| sessions).sum())
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<usize, (OwnedFd, usize)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,285 @@
+//! From one process to the next: the old one starts the new binary and gives it its listening sockets over a Unix socket,
+//! which is the new one's standard input; the new one says when it serves, and the old one tells it, for as long as it lives,
+//! how many sessions it still has. A new process that fails costs nothing but a line in the log. Not here: when to do that,
+//! and what to do then.
+//!
+//! On the line: of each socket, its label's length (two bytes), the socket itself as `SCM_RIGHTS` (`unix(7)`), the label; a
+//! length of nothing ends them. Then lines of text: `ready` from the new to the old, numbers from the old to the new.
+
+use std::ffi::OsString;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write as _};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use std::{env, fs};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// Tells a new process that it is one.
+const VARIABLE: &str = "MAILMUX_HANDOVER";
+const READY: &str = "ready";
+/// What systemd has told the old process is not for the new one.
+const NOT_FOR_IT: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+/// How long a new process may take until it serves: it reads a million users and thousands of certificates.
+const START: Duration = Duration::from_mins(1);
+/// How long the old one may take to say anything.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a socket is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Clients come in here; the address as the configuration has it.
+    Listener(SocketAddr),
+    /// The admin port at this address.
+    AdminAddress(SocketAddr),
+    /// The admin port in the file system.
+    AdminPath(PathBuf),
+    /// The line to a process that is older still and has sessions.
+    Elder,
+}
+
+impl Role {
+    fn label(&self) -> Vec<u8> {
+        match self {
+            Self::Listener(address) => format!("listener {address}").into_bytes(),
+            Self::AdminAddress(address) => format!("admin {address}").into_bytes(),
+            Self::AdminPath(path) => [b"path ", path.as_os_str().as_bytes()].concat(),
+            Self::Elder => b"elder ".to_vec(),
+        }
+    }
+
+    fn of(label: &[u8]) -> Option<Self> {
+        let blank = label.iter().position(|byte| *byte == b' ')?;
+        let (kind, rest) = (&label[..blank], &label[blank + 1..]);
+        let address = || str::from_utf8(rest).ok()?.parse().ok();
+        match kind {
+            b"listener" => address().map(Self::Listener),
+            b"admin" => address().map(Self::AdminAddress),
+            b"path" => Some(Self::AdminPath(OsString::from_vec(rest.to_vec()).into())),
+            b"elder" => Some(Self::Elder),
+            _ => None,
+        }
+    }
+}
+
+/// What this process was started as, and what its successor is started as.
+#[derive(Debug, Clone)]
+pub struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// As it was typed, made absolute: a symbolic link on the way may lead to another version by then.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn of_this_process() -> io::Result<Self> {
+        let mut arguments = env::args_os();
+        let path = match arguments.next().map(PathBuf::from) {
+            Some(path) if path.components().count() > 1 => std::path::absolute(path)?,
+            _ => env::current_exe()?,
+        };
+        Ok(Self { path, arguments: arguments.collect() })
+    }
+}
+
+/// Why there is no new process.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// It could not be started, or not be given the sockets.
+    #[error("{path}: {error}")]
+    Start {
+        /// The binary.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// It has ended before it served; why is in its own words above.
+    #[error("the new process has ended ({0}) before it served")]
+    Ended(ExitStatus),
+    /// It did not serve in time, and was ended.
+    #[error("the new process did not serve within {} s, and was ended", START.as_secs())]
+    Late,
+}
+
+/// The new process, as the old one sees it. Dropping it before it serves ends it.
+#[derive(Debug)]
+pub struct Successor {
+    child: OnProbation,
+    line: BufReader<net::UnixStream>,
+}
+
+/// Ended when this is dropped, unless it was let go.
+#[derive(Debug)]
+struct OnProbation(Option<Child>);
+
+impl Drop for OnProbation {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may have gone by itself.
+            let _ = child.start_kill();
+        }
+    }
+}
+
+impl Successor {
+    /// Starts it and gives it these sockets.
+    ///
+    /// # Errors
+    /// [`UpgradeError::Start`].
+    pub fn start(program: &Program, sockets: &[(Role, OwnedFd)]) -> Result<Self, UpgradeError> {
+        let start = || {
+            let (ours, its) = UnixStream::pair()?;
+            let mut command = Command::new(&program.path);
+            command.args(&program.arguments).stdin(Stdio::from(OwnedFd::from(its)));
+            command.env(VARIABLE, "1");
+            for variable in NOT_FOR_IT {
+                command.env_remove(variable);
+            }
+            let child = OnProbation(Some(command.spawn()?));
+            for (role, socket) in sockets {
+                send(&ours, &role.label(), Some(socket.as_fd()))?;
+            }
+            send(&ours, b"", None)?;
+            ours.set_nonblocking(true)?;
+            Ok(Self { child, line: BufReader::new(net::UnixStream::from_std(ours)?) })
+        };
+        start().map_err(|error| UpgradeError::Start { path: program.path.display().to_string(), error })
+    }
+
+    /// Waits until it serves, and gives its process id. From then on it lives by itself. When it does not serve it has ended.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn serves(&mut self) -> Result<u32, UpgradeError> {
+        let Some(child) = &mut self.child.0 else { return Err(UpgradeError::Late) };
+        let mut said = String::new();
+        let heard = timeout(START, self.line.read_line(&mut said)).await;
+        if matches!(heard, Ok(Ok(_))) && said.trim_end() == READY {
+            return Ok(child.id().unwrap_or_default());
+        }
+        // Who hangs up is about to end.
+        if heard.is_ok()
+            && let Ok(Ok(status)) = timeout(PATIENCE, child.wait()).await
+        {
+            return Err(UpgradeError::Ended(status));
+        }
+        // It may have gone by itself.
+        let _ = child.kill().await;
+        Err(UpgradeError::Late)
+    }
+
+    /// Lets it go: the line to it.
+    pub fn into_line(mut self) -> net::UnixStream {
+        drop(self.child.0.take());
+        self.line.into_inner()
+    }
+}
+
+/// The old process, as the new one sees it.
+#[derive(Debug)]
+pub struct Predecessor {
+    /// What it has handed over.
+    pub sockets: Vec<(Role, OwnedFd)>,
+    /// The line to it.
+    pub line: UnixStream,
+}
+
+impl Predecessor {
+    /// The one that has started this process, if one has. To be called once, before anybody reads standard input, which leads
+    /// nowhere afterwards.
+    ///
+    /// # Errors
+    /// Something else is there.
+    pub fn find() -> io::Result<Option<Self>> {
+        if env::var_os(VARIABLE).is_none() {
+            return Ok(None);
+        }
+        let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        rustix::stdio::dup2_stdin(fs::File::open("/dev/null")?)?;
+        line.set_read_timeout(Some(PATIENCE))?;
+        let mut sockets = Vec::new();
+        while let Some((label, socket)) = receive(&line)? {
+            let role = Role::of(&label).ok_or_else(|| strange("a socket that is for nobody knows what"))?;
+            sockets.push((role, socket));
+        }
+        line.set_read_timeout(None)?;
+        Ok(Some(Self { sockets, line }))
+    }
+}
+
+/// Tells the old process that this one serves.
+///
+/// # Errors
+/// It has gone.
+pub async fn say_ready(line: &mut net::UnixStream) -> io::Result<()> {
+    line.write_all(format!("{READY}\n").as_bytes()).await
+}
+
+/// Tells the new process how many sessions are left here. A line that is full is not waited for.
+pub fn tell(line: &net::UnixStream, sessions: usize) {
+    let _ = line.try_write(format!("{sessions}\n").as_bytes());
+}
+
+/// Hears how many sessions an older process has, until it ends.
+pub async fn hear(line: net::UnixStream, told: impl Fn(usize)) {
+    let mut lines = BufReader::new(line).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Ok(sessions) = line.parse() {
+            told(sessions);
+        }
+    }
+}
+
+fn send(line: &UnixStream, label: &[u8], socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let length = u16::try_from(label.len()).map_err(|_| strange("a path too long to be told"))?.to_be_bytes();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let sockets: Vec<_> = socket.into_iter().collect();
+    if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&sockets)) {
+        return Err(strange("no room for a socket"));
+    }
+    if sendmsg(line, &[IoSlice::new(&length)], &mut control, SendFlags::NOSIGNAL)? != length.len() {
+        return Err(strange("half a message could be sent"));
+    }
+    (&*line).write_all(label)
+}
+
+fn receive(line: &UnixStream) -> io::Result<Option<(Vec<u8>, OwnedFd)>> {
+    let mut length = [0; 2];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let read = recvmsg(line, &mut [IoSliceMut::new(&mut length)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if read.bytes != length.len() {
+        return Err(strange("the process before this one has gone"));
+    }
+    let mut sockets = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+        _ => None,
+    });
+    let socket = sockets.next();
+    let mut label = vec![0; usize::from(u16::from_be_bytes(length))];
+    (&*line).read_exact(&mut label)?;
+    match socket {
+        None if label.is_empty() => Ok(None),
+        Some(socket) => Ok(Some((label, socket))),
+        None => Err(strange("a label without a socket")),
+    }
+}
+
+fn strange(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
