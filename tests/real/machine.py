@@ -241,12 +241,13 @@ class Machine(unittest.TestCase):
         with self.assertRaises(imaplib.IMAP4.error):
             self.log_in("carl@example.net", "wrong")
         self.log_in("carl@example.net").logout()
-        until(lambda: "reason=logout" in self.log.read_text().splitlines()[-1], "the session's line")
-        shown = self.run_it(command).splitlines()
         (block,) = (block for block in self.blocks if block.section == "Troubles" and block.language == "text")
-        for line in block.lines:
-            words = [re.escape(word) for word in re.findall(r"(?:^INFO [a-z ]+|\w+=)", line)]
-            self.assertTrue([one for one in shown if re.search(".*".join(words), one)], line)
+        lines = [re.escape(line.replace("192.0.2.7", "127.0.0.1").replace("ann@example.org", "carl@example.net")) for line in block.lines]
+        lines = [re.sub(r":50412", r":\\d+", line).replace(r"\.\.\.", ".*").replace("mechanism=PLAIN", r"mechanism=\S+") for line in lines]
+        until(lambda: all(re.search(line, self.log.read_text()) for line in lines), f"these lines: {lines}")
+        shown = self.run_it(command)
+        for line in lines:
+            self.assertRegex(shown, line)
 
     def convert(self, command):
         """What comes of the old proxy's map is what stands beside its files."""
@@ -288,12 +289,6 @@ class Machine(unittest.TestCase):
         self.assertEqual(self.backends["green"].callers()[len(before) :], ["ann@example.org"])
         self.assertEqual(self.look(connection), self.mailbox("blue"), "she finds what was there")
         connection.logout()
-
-    def move_to(self, command):
-        self.run_it(command)
-        before = self.backends["green"].callers()
-        self.log_in("ann@example.org").logout()
-        self.assertEqual(self.backends["green"].callers()[len(before) :], ["ann@example.org"])
 
     def directly(self, backend):
         connection = imaplib.IMAP4("127.0.0.1", self.backends[backend].port, timeout=WAIT)
