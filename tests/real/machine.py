@@ -160,7 +160,8 @@ class Machine(unittest.TestCase):
         except OSError:
             return False
 
-    def running(self):
+    @classmethod
+    def running(cls):
         """All processes of it, by their group."""
         found = []
         for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
@@ -168,7 +169,7 @@ class Machine(unittest.TestCase):
                 state, _, group = path.read_text().rpartition(")")[2].split()[:3]
             except OSError:
                 continue
-            if int(group) == self.process.pid and state != "Z":
+            if int(group) == cls.process.pid and state != "Z":
                 found.append(int(path.parent.name))
         return found
 
@@ -181,6 +182,7 @@ class Machine(unittest.TestCase):
                 except ProcessLookupError:
                     pass
             cls.process.wait(WAIT)
+            until(lambda: not cls.running(), "all of mailmux to end")
 
     def metric(self, name):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}/metrics", timeout=WAIT) as answer:
