@@ -16,7 +16,9 @@
 //! clean: `imap/tracker.rs` judges, [`link`] cleans, and the same user may have it again.
 //!
 //! Around the journey: [`probe`] looks after backends, [`sessions`] knows who is in, [`steer`] is what operators do to a
-//! running server (drain, hold, move, kick); [`server`] puts everything together.
+//! running server (reload, drain, hold, move, kick); [`server`] puts everything together, and puts another configuration in
+//! its place while it runs. [`process`] is what the process does to itself and hands on to the next one; [`conduct`] is its
+//! life, from signal to signal.
 //!
 //! Three rooms import no other: [`imap`] (the protocol, without I/O, clock or configuration), [`stream`] and [`config`].
 //! `tests/layering.rs` holds the arrows and the one home of each outside crate, and fails when a file breaks them.

@@ -8,6 +8,7 @@
 
 mod api;
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,8 @@ const CHANGE_TIME: Duration = Duration::from_hours(1);
 /// What a connection may make us hold: the request line with all headers.
 const BUFFER_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
+/// Descriptors kept back.
+const SPARE: usize = 4;
 const SCHEME: &[u8] = b"Bearer ";
 /// Said to whoever wants to change something where nobody could be told from a stranger.
 const NO_TOKEN: &str = "changes need [admin] token_file, or [admin] socket and somebody who may open it\n";
@@ -81,7 +84,9 @@ pub async fn serve(listener: Listener, state: State, mut closed: oneshot::Receiv
     let router = router(state, matches!(listener, Listener::Local(_)));
     let mut connections = JoinSet::new();
     let mut wait = ACCEPT_WAIT.0;
+    let mut spare = Spare::default();
     loop {
+        spare.refill();
         tokio::select! {
             () = stopped(&mut phase) => break,
             _ = &mut closed => break,
@@ -92,6 +97,8 @@ pub async fn serve(listener: Listener, state: State, mut closed: oneshot::Receiv
                     connections.spawn(answer(stream, router.clone()));
                 }
                 Err(error) if is_the_peers(&error) => {}
+                // Whoever asks what is wrong gets an answer.
+                Err(_) if spare.spend() => {}
                 Err(_) => {
                     metrics.accept_error();
                     let _ = timeout(wait, stopped(&mut phase)).await;
@@ -108,6 +115,27 @@ pub async fn serve(listener: Listener, state: State, mut closed: oneshot::Receiv
 async fn stopped(phase: &mut watch::Receiver<Phase>) {
     // An error: whoever could have said so is gone.
     let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
+}
+
+/// Descriptors that are kept for the day when there are none: one for a caller, and some for what is looked up to answer it.
+#[derive(Debug, Default)]
+struct Spare(Vec<File>);
+
+impl Spare {
+    fn refill(&mut self) {
+        while self.0.len() < SPARE
+            && let Ok(file) = File::open("/dev/null")
+        {
+            self.0.push(file);
+        }
+    }
+
+    /// False: there were none left.
+    fn spend(&mut self) -> bool {
+        let had_some = !self.0.is_empty();
+        self.0.clear();
+        had_some
+    }
 }
 
 /// A connection, whatever it came over.

@@ -283,3 +283,86 @@ fn receive(line: &UnixStream) -> io::Result<Option<(Vec<u8>, OwnedFd)>> {
 fn strange(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn sockets_arrive_with_their_labels_and_listen() {
+        let (old, new) = UnixStream::pair().expect("a pair");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let roles = [
+            Role::Listener("[::]:993".parse().expect("an address")),
+            Role::AdminAddress(address),
+            Role::AdminPath(OsString::from_vec(b"/run/with blank\n\xff.sock".to_vec()).into()),
+            Role::Elder,
+        ];
+        for role in &roles {
+            send(&old, &role.label(), Some(listener.as_fd())).expect("sent");
+        }
+        send(&old, b"", None).expect("sent");
+        (&old).write_all(b"5\n").expect("what comes behind them");
+        drop(listener);
+        for role in &roles {
+            let (label, socket) = receive(&new).expect("received").expect("one more");
+            assert_eq!(Role::of(&label).as_ref(), Some(role));
+            let socket = TcpListener::from(socket);
+            let _far = TcpStream::connect(address).expect("it listens although the other process has closed its own");
+            socket.accept().expect("and accepts");
+        }
+        assert!(receive(&new).expect("received").is_none());
+        let mut behind = [0; 2];
+        (&new).read_exact(&mut behind).expect("still there");
+        assert_eq!(&behind, b"5\n");
+        drop(old);
+        assert!(receive(&new).is_err(), "nobody is there any more");
+    }
+
+    #[test]
+    fn labels_of_nothing_are_nothing() {
+        for label in [&b""[..], b"listener", b"listener nowhere", b"door 127.0.0.1:1", b"admin \xff"] {
+            assert_eq!(Role::of(label), None, "{}", label.escape_ascii());
+        }
+    }
+
+    fn program(path: &str, arguments: &[&str]) -> Program {
+        Program { path: path.into(), arguments: arguments.iter().map(Into::into).collect() }
+    }
+
+    #[tokio::test]
+    async fn a_new_process_says_when_it_serves() {
+        // What the old one has sent is a shell's own affair; it says its word on the same line.
+        let program = program("/bin/sh", &["-c", "echo ready >&0; head -c 0; sleep 60"]);
+        let mut successor = Successor::start(&program, &[]).expect("started");
+        assert_eq!(
+            successor.serves().await.expect("it does"),
+            successor.child.0.as_ref().expect("there").id().expect("alive")
+        );
+        // Dropped before it is let go, it is ended.
+        drop(successor);
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_or_is_not_there_is_told_apart() {
+        let mut successor = Successor::start(&program("/bin/sh", &["-c", "exit 7"]), &[]).expect("started");
+        let why = successor.serves().await.expect_err("it has ended");
+        assert!(matches!(why, UpgradeError::Ended(status) if status.code() == Some(7)), "{why}");
+        let why = Successor::start(&program("/nonexistent/mailmux", &[]), &[]).expect_err("nothing there");
+        assert!(why.to_string().starts_with("/nonexistent/mailmux: "), "{why}");
+    }
+
+    #[tokio::test]
+    async fn what_an_older_process_still_has_is_heard_until_it_ends() {
+        let (old, new) = net::UnixStream::pair().expect("a pair");
+        tell(&old, 12);
+        tell(&old, 3);
+        drop(old);
+        let heard = std::cell::RefCell::new(Vec::new());
+        hear(new, |sessions| heard.borrow_mut().push(sessions)).await;
+        assert_eq!(*heard.borrow(), [12, 3]);
+    }
+}

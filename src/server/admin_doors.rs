@@ -120,10 +120,7 @@ impl AdminDoors {
         }
         for gone in before {
             info!(place = %gone.place, "no admin port there any more");
-            if let AdminPlace::Path(path) = &gone.place {
-                // A file that nobody answers behind is of no use; if it stays, that is no harm.
-                let _ = fs::remove_file(path);
-            }
+            gone.place.remove();
         }
     }
 
@@ -143,6 +140,13 @@ impl AdminDoors {
                 api: admin::api(steering.clone()),
             };
             spawn(admin::serve(listener, state, closed));
+        }
+    }
+
+    /// The end, and nobody comes after this process: sockets in the file system are of no use any more.
+    pub(super) fn leave(&mut self) {
+        for door in self.open.drain(..) {
+            door.place.remove();
         }
     }
 
@@ -180,6 +184,15 @@ impl AdminPlace {
                 Ok(AdminSocket::Tcp(tcp))
             }
             Self::Path(path) => open_path(path).map(AdminSocket::Unix),
+        }
+    }
+}
+
+impl AdminPlace {
+    /// Takes it out of the file system, where it is in one. If it stays, that is no harm.
+    fn remove(&self) {
+        if let Self::Path(path) = self {
+            let _ = fs::remove_file(path);
         }
     }
 }

@@ -68,17 +68,25 @@ impl Session {
     /// Lives it.
     pub async fn run(mut self, tcp: TcpStream, entry: Entry) {
         let opened = self.door.metrics.opened();
-        let ending = self.live(tcp, entry).await.unwrap_or_else(|ending| ending);
-        drop(opened);
-        // A balancer that looks whether we live goes away as soon as it knows.
-        let checked = self.is_check && ending.side() == Side::Client;
-        self.record.close(if checked { Ending::HealthCheck } else { ending });
+        match self.log_in(tcp, entry).await {
+            Ok(inside) => {
+                let (record, ending) = inside.relay(self).await;
+                drop(opened);
+                record.close(ending);
+            }
+            Err(ending) => {
+                drop(opened);
+                // A balancer that looks whether we live goes away as soon as it knows.
+                let checked = self.is_check && ending.side() == Side::Client;
+                self.record.close(if checked { Ending::HealthCheck } else { ending });
+            }
+        }
     }
 
-    async fn live(&mut self, mut tcp: TcpStream, entry: Entry) -> Result<Ending, Ending> {
+    async fn log_in(&mut self, mut tcp: TcpStream, entry: Entry) -> Result<Inside, Ending> {
         let preauth = self.door.metrics.preauth();
         self.meet_balancer(&mut tcp).await?;
-        let _permit = self.admit(&mut tcp, entry).await?;
+        let permit = self.admit(&mut tcp, entry).await?;
         let mut dialogue = self.open_dialogue(tcp).await?;
         let admitted = match self.converse(&mut dialogue).await {
             Ok(admitted) => admitted,
@@ -89,7 +97,7 @@ impl Session {
         };
         let client = dialogue.hand_over(&admitted.welcome).await?;
         drop(preauth);
-        Ok(self.relay(client, admitted).await)
+        Ok(Inside { client, admitted, _permit: permit })
     }
 
     /// Reads the PROXY header of a peer that must send one.
@@ -253,14 +261,29 @@ impl Session {
         sleep_until(moment).await;
         Ok(())
     }
+}
 
-    async fn relay(&mut self, client: Buffered<Stream>, admitted: Admitted) -> Ending {
-        // Both count the session until it is over.
-        let Admitted {
-            link, route: Route { backend, .. }, stake, user: _user, mut ticket, presence: _presence, ..
-        } = admitted;
+/// A session that is logged in.
+struct Inside {
+    client: Buffered<Stream>,
+    admitted: Admitted,
+    /// Counts it until it is over.
+    _permit: Permit,
+}
+
+impl Inside {
+    /// Moves bytes until that is over. What only logging in needed is let go before: a session may last for days, and the
+    /// configuration of its beginning with all its users is not to last as long.
+    async fn relay(self, session: Session) -> (Record, Ending) {
+        let Session { server, door, mut record, origin, phase, .. } = session;
+        let Self { client, admitted, _permit } = self;
+        // Those with a bar count the session until it is over.
+        let Admitted { link, welcome, route, stake, user: _user, mut ticket, presence: _presence } = admitted;
+        let Route { backend, group, login, .. } = route;
+        let pool = Arc::clone(&server.pool);
+        let times = Times { idle: server.config.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
+        drop((server, door, origin, welcome, group, login));
         let active = backend.metrics.active();
-        let times = Times { idle: self.server.config.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         let client = backend.metrics.counted_client(client);
         let (stream, lent) = link.lend();
         let link = backend.metrics.counted_backend(stream);
@@ -270,11 +293,10 @@ impl Session {
             Some(_) => (None, Some(lent)),
             None => (Some(lent.into_place()), None),
         };
-        let (report, kept) = relay(client, link, terms, self.phase.clone(), told).await;
+        let (report, kept) = relay(client, link, terms, phase, told).await;
         drop(active);
         match (kept, stake.zip(lent)) {
             (Some(Kept { stream, reset, marked }), Some((stake, lent))) => {
-                let pool = &self.server.pool;
                 let link = lent.returned(stream.into_inner(), reset);
                 let dismissals = pool.dismissals();
                 // In that order: whoever sends the user away tells its sessions first.
@@ -285,8 +307,8 @@ impl Session {
             (None, Some(_)) if report.ending.side() == Side::Client => backend.metrics.evicted(Eviction::Dirty),
             _ => {}
         }
-        (self.record.to_backend, self.record.to_client) = (report.to_backend, report.to_client);
-        report.ending
+        (record.to_backend, record.to_client) = (report.to_backend, report.to_client);
+        (record, report.ending)
     }
 }
 
