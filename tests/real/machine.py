@@ -42,9 +42,9 @@ class Machine(unittest.TestCase):
             (cls.folder / path).mkdir(parents=True)
         shutil.copy(ROOT / "config/migrate/dovecot-proxy.passwd", cls.folder / "etc/dovecot")
         shutil.copy(ROOT / "config/migrate/perdition.popmap", cls.folder / "etc/perdition/popmap")
+        cls.ports = {name: free_port() for name in ("imaps", "imap", "admin")}
         cls.make_backends()
         cls.make_certificates()
-        cls.ports = {name: free_port() for name in ("imaps", "imap", "admin")}
         cls.make_stand_ins()
         cls.process = cls.pid = None
         # Her session, and her next login.
@@ -62,7 +62,12 @@ class Machine(unittest.TestCase):
         cls.backends = {name: Dovecot(home / name, PEOPLE, tls, MASTERS) for name in ("blue", "green")}
         for backend in cls.backends.values():
             cls.addClassCleanup(backend.stop)
-        shutil.copy(home / "ca.pem", cls.folder / "etc/mailmux/internal-ca.pem")
+        for program in ("mailmux", "dovecot"):
+            shutil.copy(home / "ca.pem", cls.folder / "etc" / program / "internal-ca.pem")
+        # What the page adds to the configuration of green.
+        (block,) = (block for block in cls.blocks if block.section == "Moving users between servers" and block.language == "text")
+        with open(cls.backends["green"].folder / "dovecot.conf", "a") as config:
+            config.write(cls.here(block.text))
 
     @classmethod
     def make_certificates(cls):
@@ -96,7 +101,7 @@ class Machine(unittest.TestCase):
         for number, name in ((1, "blue"), (2, "green")):
             port = cls.backends[name].port
             text = text.replace(f"10.0.0.1{number}:143", f"127.0.0.1:{port}")
-            text = text.replace(f"imapc_host=10.0.0.1{number}", f"imapc_host=127.0.0.1 -o imapc_port={port}")
+            text = text.replace(f"imapc_host = 10.0.0.1{number}", f"imapc_host = 127.0.0.1\nimapc_port = {port}")
         for usual, here in (
             ("[::]:993", f"127.0.0.1:{cls.ports['imaps']}"),
             ("[::]:143", f"127.0.0.1:{cls.ports['imap']}"),
@@ -155,7 +160,8 @@ class Machine(unittest.TestCase):
         except OSError:
             return False
 
-    def running(self):
+    @classmethod
+    def running(cls):
         """All processes of it, by their group."""
         found = []
         for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
@@ -163,7 +169,7 @@ class Machine(unittest.TestCase):
                 state, _, group = path.read_text().rpartition(")")[2].split()[:3]
             except OSError:
                 continue
-            if int(group) == self.process.pid and state != "Z":
+            if int(group) == cls.process.pid and state != "Z":
                 found.append(int(path.parent.name))
         return found
 
@@ -176,6 +182,7 @@ class Machine(unittest.TestCase):
                 except ProcessLookupError:
                     pass
             cls.process.wait(WAIT)
+            until(lambda: not cls.running(), "all of mailmux to end")
 
     def metric(self, name):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}/metrics", timeout=WAIT) as answer:
@@ -236,12 +243,13 @@ class Machine(unittest.TestCase):
         with self.assertRaises(imaplib.IMAP4.error):
             self.log_in("carl@example.net", "wrong")
         self.log_in("carl@example.net").logout()
-        until(lambda: "reason=logout" in self.log.read_text().splitlines()[-1], "the session's line")
-        shown = self.run_it(command).splitlines()
         (block,) = (block for block in self.blocks if block.section == "Troubles" and block.language == "text")
-        for line in block.lines:
-            words = [re.escape(word) for word in re.findall(r"(?:^INFO [a-z ]+|\w+=)", line)]
-            self.assertTrue([one for one in shown if re.search(".*".join(words), one)], line)
+        lines = [re.escape(line.replace("192.0.2.7", "127.0.0.1").replace("ann@example.org", "carl@example.net")) for line in block.lines]
+        lines = [re.sub(r":50412", r":\\d+", line).replace(r"\.\.\.", ".*").replace("mechanism=PLAIN", r"mechanism=\S+") for line in lines]
+        until(lambda: all(re.search(line, self.log.read_text()) for line in lines), f"these lines: {lines}")
+        shown = self.run_it(command)
+        for line in lines:
+            self.assertRegex(shown, line)
 
     def convert(self, command):
         """What comes of the old proxy's map is what stands beside its files."""
@@ -284,12 +292,6 @@ class Machine(unittest.TestCase):
         self.assertEqual(self.look(connection), self.mailbox("blue"), "she finds what was there")
         connection.logout()
 
-    def move_to(self, command):
-        self.run_it(command)
-        before = self.backends["green"].callers()
-        self.log_in("ann@example.org").logout()
-        self.assertEqual(self.backends["green"].callers()[len(before) :], ["ann@example.org"])
-
     def directly(self, backend):
         connection = imaplib.IMAP4("127.0.0.1", self.backends[backend].port, timeout=WAIT)
         self.addCleanup(self.close, connection)
@@ -307,4 +309,5 @@ class Machine(unittest.TestCase):
         connection.select("INBOX", readonly=True)
         validity = connection.response("UIDVALIDITY")[1]
         mails = connection.uid("FETCH", "1:*", "(FLAGS RFC822.SIZE BODY.PEEK[HEADER.FIELDS (SUBJECT)])")[1]
-        return validity, [re.sub(rb" ?\\\\Recent", b"", b"".join(one)) for one in mails]
+        # Which session was the first to see a mail is no matter.
+        return validity, [re.sub(rb" ?\\Recent", b"", b"".join(one) if isinstance(one, tuple) else one) for one in mails]

@@ -60,7 +60,8 @@ def read(text=README):
         # An indented line is code only behind a blank one, or behind another.
         indented = line.startswith("    ") and (before_is_blank or indented)
         before_is_blank = not line
-        if indented:
+        # A line that is nothing but a remark goes on with the one before.
+        if indented and not line.lstrip().startswith("#"):
             if commands and commands[-1].line.endswith("\\") and commands[-1].number >= number - 3:
                 commands[-1].line += "\n" + line[4:]
             else:

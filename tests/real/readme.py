@@ -151,8 +151,7 @@ SPECIAL = (
     (r"mailmux hold ann@example\.org", Machine.hold),
     (r"mailmux kick ann@example\.org", Machine.kick),
     (r"sed -i .* /etc/mailmux/users\.map", Machine.edit_map),
-    (r"mailmux move ann@example\.org", Machine.move),
-    (r"mailmux move ann@example\.org --to green", Machine.move_to),
+    (r"mailmux move ann@example\.org --to green", Machine.move),
 )
 
 
