@@ -44,6 +44,7 @@ const ORDERS: usize = 64;
 /// A server that is bound and ready to run.
 pub struct Server {
     current: watch::Sender<Arc<State>>,
+    routing: watch::Sender<Arc<Router>>,
     orders: (mpsc::Sender<Order>, mpsc::Receiver<Order>),
     doors: Doors,
     admin: AdminDoors,
@@ -57,6 +58,8 @@ pub struct Server {
 pub struct State {
     pub(crate) config: Config,
     pub(crate) router: Arc<Router>,
+    /// The router of now: whoever logs in goes where the rules of that moment say, whenever it has connected.
+    pub(crate) routing: watch::Receiver<Arc<Router>>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) admission: Arc<Admission>,
     /// There when a listener speaks TLS.
@@ -118,8 +121,11 @@ impl Plan {
         let admin_fitted = collect(&mut findings, admin.fit(self.config.admin.as_ref()));
         let (Some(fitted), Some(admin_fitted)) = (fitted, admin_fitted) else { return Err(findings) };
         let (pool, returns) = Pool::new(self.config.pool.clone()).map_err(no_randomness)?;
+        let router = Arc::new(self.router);
+        let routing = watch::channel(Arc::clone(&router)).0;
         let state = State {
-            router: Arc::new(self.router),
+            router,
+            routing: routing.subscribe(),
             limits: Arc::new(Limits::new(&self.config.limits).map_err(no_randomness)?),
             admission: Arc::new(Admission::new(&self.config.limits)),
             acceptor: self.acceptor,
@@ -140,7 +146,7 @@ impl Plan {
         state.settle(&doors);
         let current = watch::channel(state).0;
         let (probers, self_signed) = (self.probers, self.self_signed);
-        Ok(Server { current, orders: mpsc::channel(ORDERS), doors, admin, probers, self_signed, returns })
+        Ok(Server { current, routing, orders: mpsc::channel(ORDERS), doors, admin, probers, self_signed, returns })
     }
 }
 

@@ -20,6 +20,7 @@ use super::{Order, Server, State, a_fault, collect, general, names, spawn};
 use crate::config::{Config, Finding};
 use crate::probe::Prober;
 use crate::process::{Phase, Role};
+use crate::routing::Router;
 use crate::steer::Steering;
 use crate::tls::{Stamp, Watch};
 
@@ -31,6 +32,7 @@ const LAST_WAIT: Duration = Duration::from_secs(3);
 /// A server while it runs.
 pub(super) struct Running {
     current: watch::Sender<Arc<State>>,
+    routing: watch::Sender<Arc<Router>>,
     doors: Doors,
     admin: AdminDoors,
     probes: Vec<(Arc<Prober>, JoinHandle<()>)>,
@@ -46,12 +48,13 @@ impl Running {
     /// Runs until everybody has gone, or everything is to stop.
     pub(super) async fn run(server: Server, phase: watch::Receiver<Phase>) {
         let steering = server.steering();
-        let Server { current, orders: (_, mut orders), doors, admin, probers, returns, .. } = server;
+        let Server { current, routing, orders: (_, mut orders), doors, admin, probers, returns, .. } = server;
         // Held by every listener and session, never sent on: when the last holder is gone, everybody is.
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
         let state = Arc::clone(&current.borrow());
         let mut running = Self {
             current,
+            routing,
             doors,
             admin,
             probes: Vec::new(),
@@ -173,6 +176,7 @@ impl Running {
         }
         let state = Arc::new(before.renewed(plan));
         self.current.send_replace(Arc::clone(&state));
+        self.routing.send_replace(Arc::clone(&state.router));
         self.doors.adopt(fitted, &state);
         self.doors.begin(&self.phase, self.alive.as_ref());
         self.admin.adopt(admin_fitted, token);

@@ -18,7 +18,7 @@ use crate::metrics::{BackendError, Checkout};
 use crate::origin::Origin;
 use crate::outcome::{Ending, Refusal};
 use crate::pool::{HANDOVER, Owner, Stake};
-use crate::routing::{Asker, NoRoute};
+use crate::routing::{Asker, NoRoute, Router};
 use crate::server::{Door, State};
 use crate::sessions::Ticket;
 use crate::tls::{Facts, Stream};
@@ -129,8 +129,10 @@ impl<'a> Attempt<'a> {
         }
         // Before the way is looked up: who moves the user must know of everybody who goes the old one.
         let ticket = self.server.sessions.enter(self.mailbox(), &self.session).await;
-        let outcome = match self.route().await {
-            Ok(route) => self.enter(route, dialogue, &ticket).await,
+        // Not before: while it was held its user may have been moved, and the rules with it.
+        let router = Arc::clone(&self.server.routing.borrow());
+        let outcome = match self.route(&router).await {
+            Ok(route) => self.enter(route, &router, dialogue, &ticket).await,
             Err(refusal) => Err(refusal.into()),
         };
         match &outcome {
@@ -144,7 +146,7 @@ impl<'a> Attempt<'a> {
         Ok(Admitted { link, welcome, route, stake, user, ticket, presence })
     }
 
-    async fn route(&self) -> Result<Route, Refusal> {
+    async fn route(&self, router: &Router) -> Result<Route, Refusal> {
         let asker = Asker {
             login: self.login,
             listener: &self.door.name,
@@ -153,7 +155,7 @@ impl<'a> Attempt<'a> {
             attempt: self.client.attempts,
         };
         let warn = |why: &str| warn!(session = %self.session, why, "a lookup failed");
-        self.server.router.route(&asker).await.map_err(|no| match no {
+        router.route(&asker).await.map_err(|no| match no {
             NoRoute::Unmatched => Refusal::NoRoute,
             NoRoute::Rejected(text) => Refusal::Rejected(text),
             NoRoute::WrongPassword(text, wait) => Refusal::WrongPassword(text, wait),
@@ -176,6 +178,7 @@ impl<'a> Attempt<'a> {
     async fn enter(
         &self,
         mut route: Route,
+        router: &Router,
         dialogue: &mut Dialogue<Stream>,
         ticket: &Ticket,
     ) -> Result<(Entered, Route, Presence), Stop> {
@@ -203,7 +206,7 @@ impl<'a> Attempt<'a> {
             if client_took_part {
                 return Err(Stop::Refused(error.refusal, Some(error.detail)));
             }
-            if let Some(next) = self.referred(&error) {
+            if let Some(next) = referred(router, &error) {
                 referrals += 1;
                 if referrals > REFERRALS || Arc::ptr_eq(&next, &backend) {
                     return Err(Refusal::Loop.into());
@@ -429,12 +432,12 @@ impl<'a> Attempt<'a> {
             id,
         }
     }
+}
 
-    /// The backend a referral names, if the configuration names it too.
-    fn referred(&self, error: &LinkError) -> Option<Arc<Backend>> {
-        let (host, port) = error.referral.as_ref()?;
-        self.server.router.backend_at(host, *port).cloned()
-    }
+/// The backend a referral names, if the configuration names it too.
+fn referred(router: &Router, error: &LinkError) -> Option<Arc<Backend>> {
+    let (host, port) = error.referral.as_ref()?;
+    router.backend_at(host, *port).cloned()
 }
 
 /// What the pool may do for a route. A link on which a PROXY header was sent is one client's for good.

@@ -56,9 +56,9 @@ async fn new_logins_go_the_new_way_and_sessions_live_on() {
     let (mut new, mut new_call) = logged_in(&mailmux, "plain", &green).await;
     talk(&mut old, &mut old_call).await;
     talk(&mut new, &mut new_call).await;
-    // Who had connected before goes the way of that time.
+    // Also who had connected before: what counts is when it logs in.
     waiting.say("a LOGIN bob pass\r\n").await;
-    let (_call, _) = blue.let_in().await;
+    let (_call, _) = green.let_in().await;
     waiting.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
     assert!(mailmux.metric("mailmux_sessions{listener=\"plain\"}").await > 2.0, "all are counted in one place");
 }
@@ -170,6 +170,28 @@ async fn what_operators_have_done_outlives_a_reload() {
     talk(&mut old, &mut old_call).await;
     drop((old, old_call));
     soon("the drain to see the last one go", draining).await.expect("it is there");
+}
+
+#[tokio::test]
+async fn a_held_login_goes_where_the_rules_say_when_it_is_let_in() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let (blue, green) = (Backend::listen().await, Backend::listen().await);
+    let mailmux = Running::start(folder.path(), &one_route(&blue, ""));
+    let user = mailmux::imap::UserName::new(&b"ann"[..]).expect("a name");
+    mailmux.steering.hold(&user);
+    let mut client = Client::connect(mailmux.at("plain")).await;
+    client.hear(GREETING).await;
+    client.say("a LOGIN ann pass\r\n").await;
+    // It has come so far when somebody else's login, sent later, is through.
+    let mut other = Client::connect(mailmux.at("plain")).await;
+    other.hear(GREETING).await;
+    other.say("a LOGIN bob pass\r\n").await;
+    let _bobs = blue.let_in().await;
+    other.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
+    mailmux.adopt(folder.path(), &one_route(&green, "")).await.expect("fine");
+    assert!(mailmux.steering.release(&user));
+    let _anns = green.let_in().await;
+    client.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
 }
 
 /// Whether it is not ready when it is asked.
