@@ -300,7 +300,8 @@ class Upgrades(Upgrading):
 
 
 class FailedUpgrades(Upgrading):
-    """The scripts that stand in for a new binary need a shell, which a confined process cannot start."""
+    """The scripts that stand in for a new binary need a shell, which a confined process cannot start. One that hangs is waited for
+    for a minute, and so is only among those of tests/endurance."""
 
     CONFINE = False
 
@@ -309,18 +310,20 @@ class FailedUpgrades(Upgrading):
         script = "#!/bin/sh\n"
         for name, binary, broken in (
             ("ends", script + "exit 1\n", ""),
-            ("hangs", script + "exec sleep 1000\n", ""),
             ("is no program", "nothing that can be run", ""),
             ("finds its configuration broken", None, '[[route]]\nbackend = "nowhere"\n'),
-        ):
+            ("hangs", script + "exec sleep 1000\n", ""),
+        )[: 4 if UPGRADES > 5 else 3]:
             with self.subTest(name):
                 self.mailmux.replace_binary(binary)
                 self.mailmux.write(self.settings() + broken)
                 old, log, heard = self.mailmux.main(), len(self.mailmux.log()), len(self.notices.heard)
                 os.kill(old, signal.SIGUSR2)
                 said = until(
-                    lambda: re.search(r"(WARN|ERROR) .*upgrade.*", self.mailmux.log()[log:]),
-                    f"a word about it; the log:\n{self.mailmux.log()[log:]}",
+                    lambda: re.search(r"ERROR not upgraded.*", self.mailmux.log()[log:]),
+                    "a word about it",
+                    # A million lines may have to be read before one is ready, so that patience is long.
+                    WAIT + 60,
                 )
                 print(f"\n    {name}: {said[0]}", end="", flush=True)
                 if broken:
