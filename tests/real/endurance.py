@@ -46,10 +46,11 @@ class Steady(Case):
         return PEOPLE | {WANDERER: PASSWORD}
 
     @classmethod
-    def server(cls, drain="5m"):
+    def server(cls, drain="5m", confine=True):
         return f"""
 [server]
 drain_timeout = "{drain}"
+confine = {str(confine).lower()}
 [[listener]]
 name = "imaps"
 address = "127.0.0.1:{cls.imaps}"
@@ -237,7 +238,8 @@ relay_idle = "{30 + number % 5}m"
         self.assertLess(time.monotonic() - began, 10, "it was most of a minute before")
 
 
-class Upgrades(Steady):
+class Upgrading(Steady):
+    CONFINE = True
     DRAIN = 4 if UPGRADES > 5 else 2
 
     @classmethod
@@ -248,8 +250,20 @@ class Upgrades(Steady):
 
     @classmethod
     def settings(cls):
-        return cls.server(f"{cls.DRAIN}s") + '[limits]\nsessions_per_user = 0\nlogins_per_user = "off"\n'
+        return cls.server(f"{cls.DRAIN}s", cls.CONFINE) + '[limits]\nsessions_per_user = 0\nlogins_per_user = "off"\n'
 
+    def upgrade(self):
+        """The new one serves; gives the old one, which drains."""
+        old, log = self.mailmux.main(), len(self.mailmux.log())
+        os.kill(old, signal.SIGUSR2)
+        until(lambda: self.mailmux.main() != old, f"another main process; the log:\n{self.mailmux.log()[log:]}")
+        new = self.mailmux.main()
+        until(lambda: self.notices.have(new, "READY", "1"), "it to be ready")
+        self.assertTrue(is_alive(new))
+        return old
+
+
+class Upgrades(Upgrading):
     def test_upgrades_in_a_row(self):
         crowd, began = self.crowd(), time.monotonic()
         most = collections.Counter()
@@ -275,33 +289,41 @@ class Upgrades(Steady):
         most["processes"], most["sessions"] = max(most["processes"], now[0]), max(most["sessions"], now[1])
         return now
 
-    def upgrade(self):
-        """The new one serves; gives the old one, which drains."""
-        old, log = self.mailmux.main(), len(self.mailmux.log())
-        os.kill(old, signal.SIGUSR2)
-        until(lambda: self.mailmux.main() != old, f"another main process; the log:\n{self.mailmux.log()[log:]}")
-        new = self.mailmux.main()
-        until(lambda: self.notices.have(new, "READY", "1"), "it to be ready")
-        self.assertTrue(is_alive(new))
-        return old
+    def test_the_service_manager_is_told(self):
+        main, heard = self.mailmux.main(), len(self.notices.heard)
+        self.assertTrue(self.notices.have(main, "READY", "1"))
+        os.kill(main, signal.SIGHUP)
+        until(lambda: self.notices.have(main, "READY", "1", heard), "READY=1 after a reload")
+        said = [said for who, said in self.notices.heard[heard:] if who == main and said.keys() & {"RELOADING", "READY"}]
+        self.assertEqual([word for words in said for word in words if word in ("RELOADING", "READY")], ["RELOADING", "READY"])
+        self.assertRegex(said[0].get("MONOTONIC_USEC", ""), r"^\d+$", "systemd wants to know when")
+
+
+class FailedUpgrades(Upgrading):
+    """The scripts that stand in for a new binary need a shell, which a confined process cannot start. One that hangs is waited for
+    for a minute, and so is only among those of tests/endurance."""
+
+    CONFINE = False
 
     def test_a_new_one_that_fails_changes_nothing(self):
         crowd = self.crowd(rate=20, residents=20)
         script = "#!/bin/sh\n"
         for name, binary, broken in (
             ("ends", script + "exit 1\n", ""),
-            ("hangs", script + "exec sleep 1000\n", ""),
             ("is no program", "nothing that can be run", ""),
             ("finds its configuration broken", None, '[[route]]\nbackend = "nowhere"\n'),
-        ):
+            ("hangs", script + "exec sleep 1000\n", ""),
+        )[: 4 if UPGRADES > 5 else 3]:
             with self.subTest(name):
                 self.mailmux.replace_binary(binary)
                 self.mailmux.write(self.settings() + broken)
                 old, log, heard = self.mailmux.main(), len(self.mailmux.log()), len(self.notices.heard)
                 os.kill(old, signal.SIGUSR2)
                 said = until(
-                    lambda: re.search(r"(WARN|ERROR) .*upgrade.*", self.mailmux.log()[log:]),
-                    f"a word about it; the log:\n{self.mailmux.log()[log:]}",
+                    lambda: re.search(r"ERROR not upgraded.*", self.mailmux.log()[log:]),
+                    "a word about it",
+                    # A million lines may have to be read before one is ready, so that patience is long.
+                    WAIT + 60,
                 )
                 print(f"\n    {name}: {said[0]}", end="", flush=True)
                 if broken:
@@ -319,15 +341,6 @@ class Upgrades(Steady):
         crowd.stop()
         print(f"\n    {crowd.figures()}", flush=True)
         self.assert_nobody_was_turned_away(crowd)
-
-    def test_the_service_manager_is_told(self):
-        main, heard = self.mailmux.main(), len(self.notices.heard)
-        self.assertTrue(self.notices.have(main, "READY", "1"))
-        os.kill(main, signal.SIGHUP)
-        until(lambda: self.notices.have(main, "READY", "1", heard), "READY=1 after a reload")
-        said = [said for who, said in self.notices.heard[heard:] if who == main and said.keys() & {"RELOADING", "READY"}]
-        self.assertEqual([word for words in said for word in words if word in ("RELOADING", "READY")], ["RELOADING", "READY"])
-        self.assertRegex(said[0].get("MONOTONIC_USEC", ""), r"^\d+$", "systemd wants to know when")
 
 
 class Drains(Steady):
@@ -447,7 +460,7 @@ logins_per_user = "off"
         self.assertEqual(squeezed.buffer, b"", "nobody can speak in the middle of what is compressed")
         self.assertTrue(self.TIME - 2 < cut_after < self.TIME + 2, f"cut after {cut_after:.1f} s")
         self.assertEqual(len(re.findall(r"reason=stopping", log)), IDLE + 5, "each has its line")
-        self.assertRegex(log, r"(?m)ending the sessions that are left.* (sessions|left)=1\b")
+        self.assertRegex(log, r"(?m)WARN the time for draining is over.* sessions=1\b")
 
     async def begin_append(self):
         wire = await self.stay(self.imaps)

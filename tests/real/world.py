@@ -46,15 +46,15 @@ def free_port():
             pass
 
 
-def until(fact, what):
+def until(fact, what, wait=WAIT):
     """Waits for a fact, and says which one did not come."""
-    end = time.monotonic() + WAIT
+    end = time.monotonic() + wait
     while time.monotonic() < end:
         value = fact()
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"waited {WAIT} s in vain for {what}")
+    raise AssertionError(f"waited {wait} s in vain for {what}")
 
 
 class Dovecot:
