@@ -10,7 +10,8 @@ use dashmap::DashMap;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver, TokioResolver};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
 
 /// Addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 16;
@@ -22,6 +23,11 @@ const QUESTION: Duration = Duration::from_secs(2);
 const SHORTEST: Duration = Duration::from_secs(1);
 /// However long a TTL is, a change is seen after this.
 const LONGEST: Duration = Duration::from_hours(1);
+/// Where it is known where a name led to last, an answer is waited for so long: half of the time that a probe of the backend
+/// has by default, since a backend is not down because DNS is.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// And so long after a question that was not answered none is asked.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How long an address that did not answer comes last.
 const SHUNNED: Duration = Duration::from_secs(30);
 
@@ -31,6 +37,8 @@ pub struct Names {
     resolver: Option<TokioResolver>,
     last: Arc<DashMap<String, Arc<[IpAddr]>>>,
     shunned: Arc<DashMap<SocketAddr, Instant>>,
+    /// Names that were asked for in vain of late. Of those in `last` alone.
+    unanswered: Arc<DashMap<String, Instant>>,
 }
 
 impl Names {
@@ -52,7 +60,7 @@ impl Names {
 
     /// Asks the system's library, which tells no TTL and so is asked each time.
     pub fn by_the_system() -> Self {
-        Self { resolver: None, last: Arc::default(), shunned: Arc::default() }
+        Self { resolver: None, last: Arc::default(), shunned: Arc::default(), unanswered: Arc::default() }
     }
 
     /// It knows besides what others have learnt.
@@ -90,30 +98,66 @@ impl Names {
     }
 
     async fn ask(&self, host: &str, port: u16) -> Result<Arc<[IpAddr]>, String> {
-        let answer = if let Some(resolver) = &self.resolver {
+        let Some(last) = self.last.get(host).map(|last| Arc::clone(&last)) else {
+            return match self.look_up(host, port).await {
+                Ok(found) => self.found(host, found),
+                Err(Unknown::NoSuchName) => Err(format!("{host}: no such name")),
+                Err(Unknown::Unanswered(why)) => Err(format!("{host}: {why}")),
+            };
+        };
+        if self.unanswered.get(host).is_some_and(|since| since.elapsed() < AGAIN) {
+            return Ok(last);
+        }
+        let answer = timeout(PATIENCE, self.look_up(host, port)).await;
+        match answer.unwrap_or_else(|_| Err(Unknown::Unanswered("no answer in time".to_owned()))) {
+            Ok(found) => {
+                if self.unanswered.remove(host).is_some() {
+                    info!(host, "DNS answers for this name again");
+                }
+                self.found(host, found)
+            }
+            Err(Unknown::NoSuchName) => Err(format!("{host}: no such name")),
+            Err(Unknown::Unanswered(why)) => {
+                if self.unanswered.insert(host.to_owned(), Instant::now()).is_none() {
+                    warn!(host, why, "no answer from DNS; the address that this name led to last serves on");
+                }
+                Ok(last)
+            }
+        }
+    }
+
+    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<IpAddr>, Unknown> {
+        if let Some(resolver) = &self.resolver {
             match resolver.lookup_ip(host).await {
-                Ok(found) => Ok(found.iter().collect::<Vec<_>>()),
+                Ok(found) => Ok(found.iter().collect()),
                 // That there is no such name is an answer.
-                Err(error) if error.is_no_records_found() => return Err(format!("{host}: no such name")),
-                Err(error) => Err(error.to_string()),
+                Err(error) if error.is_no_records_found() => Err(Unknown::NoSuchName),
+                Err(error) => Err(Unknown::Unanswered(error.to_string())),
             }
         } else {
             let found = tokio::net::lookup_host((host, port)).await;
-            found.map(|found| found.map(|address| address.ip()).collect()).map_err(|error| error.to_string())
-        };
-        match answer {
-            Ok(mut found) if !found.is_empty() => {
-                found.truncate(MOST_ADDRESSES);
-                let found: Arc<[IpAddr]> = found.into();
-                if self.last.contains_key(host) || self.last.len() < MOST_REMEMBERED {
-                    self.last.insert(host.to_owned(), Arc::clone(&found));
-                }
-                Ok(found)
-            }
-            Ok(_) => Err(format!("{host}: has no address")),
-            Err(why) => self.last.get(host).map(|last| Arc::clone(&last)).ok_or_else(|| format!("{host}: {why}")),
+            let found = found.map_err(|error| Unknown::Unanswered(error.to_string()))?;
+            Ok(found.map(|address| address.ip()).collect())
         }
     }
+
+    fn found(&self, host: &str, mut found: Vec<IpAddr>) -> Result<Arc<[IpAddr]>, String> {
+        if found.is_empty() {
+            return Err(format!("{host}: has no address"));
+        }
+        found.truncate(MOST_ADDRESSES);
+        let found: Arc<[IpAddr]> = found.into();
+        if self.last.contains_key(host) || self.last.len() < MOST_REMEMBERED {
+            self.last.insert(host.to_owned(), Arc::clone(&found));
+        }
+        Ok(found)
+    }
+}
+
+/// Why it is not known where a name leads.
+enum Unknown {
+    NoSuchName,
+    Unanswered(String),
 }
 
 fn server(address: SocketAddr) -> NameServerConfig {
@@ -186,7 +230,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), changed).await.expect("the new address");
+        timeout(Duration::from_secs(10), changed).await.expect("the new address");
         *answer.lock().expect("whole") = None;
         names.resolver.as_ref().expect("one").clear_cache();
         assert_eq!(first(&names).await, Ok("127.0.0.3:143".parse().expect("an address")), "DNS is gone");

@@ -54,7 +54,7 @@ pub fn start_log(log: &Log) -> Result<(LogHandle, LogEnd), SetGlobalDefaultError
 
 fn build(log: &Log, colours: bool, to: impl Write + Send + 'static) -> (Dispatch, LogHandle, LogEnd) {
     let unwritten = Arc::new(AtomicU64::new(0));
-    let sink = Sink { to, unwritten: Arc::clone(&unwritten) };
+    let sink = Sink { to, unwritten: Arc::clone(&unwritten), is_torn: false };
     let (queue, thread) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log").finish(sink);
     let (filter, level) = reload::Layer::new(filter_of(log.level));
@@ -116,12 +116,36 @@ impl Drop for LogEnd {
 struct Sink<W> {
     to: W,
     unwritten: Arc<AtomicU64>,
+    /// What was written last is half a line: the disk was full in the middle of it.
+    is_torn: bool,
+}
+
+impl<W: Write> Sink<W> {
+    fn put(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.to.write_all(b"\n")?;
+            self.is_torn = false;
+        }
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    rest = rest.get(written..).unwrap_or_default();
+                    self.is_torn = !rest.is_empty();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<W: Write> Write for Sink<W> {
     /// Called with whole lines only.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.to.write_all(line).is_err() {
+        if self.put(line).is_err() {
             self.unwritten.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -228,6 +252,45 @@ mod tests {
         dropped.join().expect("no panic");
         assert!(begun.elapsed() < LAST_PAUSE * LAST_TRIES * 5, "{:?}", begun.elapsed());
         drop(blocked);
+    }
+
+    /// A disk with room for so many bytes, and more whenever it is told.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
+
+    impl Write for Disk {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let (bytes, room) = &mut *self.0.lock().expect("not poisoned");
+            let written = line.len().min(*room);
+            if written == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            *room -= written;
+            bytes.extend(&line[..written]);
+            Ok(written)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn behind_half_a_line_the_next_one_begins_below_it() {
+        let disk = Disk::default();
+        let mut sink = Sink { to: disk.clone(), unwritten: Arc::default(), is_torn: false };
+        let mut write = |line: &[u8], room: usize| {
+            disk.0.lock().expect("not poisoned").1 = room;
+            sink.write_all(line).expect("always");
+        };
+        write(b"first line\n", 100);
+        write(b"second line\n", 6);
+        write(b"third line\n", 0);
+        write(b"fourth line\n", 1);
+        write(b"fifth line\n", 100);
+        let text = String::from_utf8(disk.0.lock().expect("not poisoned").0.clone()).expect("UTF-8");
+        assert_eq!(text, "first line\nsecond\nfifth line\n");
+        assert_eq!(sink.unwritten.load(Ordering::Relaxed), 3);
     }
 
     #[test]

@@ -124,9 +124,9 @@ class Machines(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         os.chmod(cls.folder, 0o755)
         make_certificates(cls.folder, "machines")
-        (cls.folder / "tls").mkdir()
+        (cls.folder / "certs").mkdir()
         for name in ("mail.pem", "mail.key"):
-            shutil.copy(cls.folder / name, cls.folder / "tls")
+            shutil.copy(cls.folder / name, cls.folder / "certs")
         cls.make_backends_certificate()
         (cls.folder / "users.map").write_text("".join(f"{user}\t{home}\n" for user, (home, _) in USERS.items()))
         (cls.folder / "admin.token").write_text("a-long-and-secret-token")

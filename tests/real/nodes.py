@@ -44,7 +44,7 @@ class Nodes(Case):
     def config(cls, name="one"):
         """Node one's file, whose [admin] section comes from the world."""
         ports = cls.ports[name]
-        (cls.folder / "tls").mkdir(exist_ok=True)
+        (cls.folder / "certs").mkdir(exist_ok=True)
         for kind in ("pem", "key"):
             (cls.folder / f"tls/mail.{kind}").write_bytes((cls.folder / f"mail.{kind}").read_bytes())
         changes = {
