@@ -181,12 +181,17 @@ impl Conductor {
         }
         self.notifier.ready("serving");
         let mut second = interval(Duration::from_secs(1));
+        let mut losses = Losses::default();
         let watchdog = self.notifier.watchdog_interval();
         let mut bark = interval(watchdog.unwrap_or(Duration::MAX / 2).min(Duration::from_hours(1)));
         loop {
             tokio::select! {
                 _ = second.tick() => {
-                    metrics.life().log_lines_dropped(self.log.lines_dropped());
+                    let dropped = self.log.lines_dropped();
+                    metrics.life().log_lines_dropped(dropped);
+                    if let Some(lines) = losses.to_be_told(dropped) {
+                        warn!(lines, "lines of the log could not be written and are lost: is the disk full, or the reader slow?");
+                    }
                     let (processes, sessions) = elders.count();
                     metrics.life().predecessors(processes, sessions);
                 }
@@ -194,6 +199,25 @@ impl Conductor {
                 () = elders.handed_on.notified() => hearing.shutdown().await,
             }
         }
+    }
+}
+
+/// Lines of the log that were lost, until somebody has been told.
+#[derive(Debug, Default)]
+struct Losses {
+    told: u64,
+    /// So many were lost when it was told last. If one more is by the next time, it may have been that very line.
+    then: u64,
+}
+
+impl Losses {
+    /// How many are to be told of, of so many since the start. To be asked now and then.
+    fn to_be_told(&mut self, dropped: u64) -> Option<u64> {
+        if dropped == self.then {
+            self.told = dropped;
+        }
+        self.then = dropped;
+        (dropped > self.told).then(|| dropped - self.told)
     }
 }
 
@@ -230,5 +254,19 @@ impl Elders {
 
     fn known(&self) -> MutexGuard<'_, HashMap<usize, (OwnedFd, usize)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_lines_are_told_of_until_the_word_gets_through() {
+        let mut losses = Losses::default();
+        // Eight are lost, then the word of it twice; the third gets through.
+        let told: Vec<_> =
+            [0, 8, 9, 10, 10, 10, 11, 11].into_iter().map(|dropped| losses.to_be_told(dropped)).collect();
+        assert_eq!(told, [None, Some(8), Some(9), Some(10), None, None, Some(1), None]);
     }
 }

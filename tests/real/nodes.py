@@ -46,7 +46,7 @@ class Nodes(Case):
         ports = cls.ports[name]
         (cls.folder / "certs").mkdir(exist_ok=True)
         for kind in ("pem", "key"):
-            (cls.folder / f"tls/mail.{kind}").write_bytes((cls.folder / f"mail.{kind}").read_bytes())
+            (cls.folder / f"certs/mail.{kind}").write_bytes((cls.folder / f"mail.{kind}").read_bytes())
         changes = {
             "192.0.2.21:993": f"127.0.0.1:{ports['imaps']}",
             "192.0.2.21:143": f"127.0.0.1:{ports['imap']}",
