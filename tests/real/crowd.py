@@ -208,6 +208,8 @@ class Loop:
 class Crowd:
     """`doors` are ways in: (port, whether STARTTLS is said there). `people` have passwords."""
 
+    boxes = itertools.count()
+
     def __init__(self, case, doors, context, people, rate=50, residents=100):
         self.loop = Loop(case)
         self.context, self.people = context, people
@@ -226,13 +228,13 @@ class Crowd:
         return time.monotonic() - self.began
 
     async def move_in(self):
-        few, boxes = asyncio.Semaphore(ARRIVALS), itertools.count()
+        few = asyncio.Semaphore(ARRIVALS)
 
         async def arrive(resident):
             async with few:
                 await resident.arrive()
                 if resident.kind == "moves":
-                    await resident.make_box(b"box%d" % next(boxes))
+                    await resident.make_box(b"box%d" % next(Crowd.boxes))
 
         await asyncio.gather(*map(arrive, self.residents))
         self.living = [asyncio.create_task(resident.live()) for resident in self.residents]
