@@ -79,6 +79,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport, self.loop = transport, asyncio.get_running_loop()
+        self.port = transport.get_extra_info("sockname")[1]
         Wire.there.add(self)
 
     def data_received(self, data):
@@ -96,7 +97,7 @@ class Wire(asyncio.Protocol):
 
     async def more(self):
         if self.ended is not None:
-            raise Cut(self.ended)
+            raise Cut(f"{self.ended}, from port {self.port}" + (f", after {bytes(self.buffer[:200])!r}" if self.buffer else ""))
         self.news.clear()
         await self.news.wait()
 
@@ -317,13 +318,14 @@ class Resident:
         age = next(Resident.ages)
         self.breath = 0.8 + age % 17 / 10
         self.box = b"INBOX"
-        self.is_there = False
+        self.is_there = self.is_let_in = False
         self.wire = None
 
     async def arrive(self):
         port, starttls = next(self.crowd.doors)
         self.wire = await Wire.open(port, self.crowd.context, starttls)
         await self.wire.log_in(self.user, self.crowd.people[self.user])
+        self.is_let_in = True
         await self.wire.command(b"SELECT " + self.box)
         self.is_there = True
 
@@ -350,13 +352,23 @@ class Resident:
             finally:
                 self.wire.close()
             self.is_there = False
-            stage = "coming back"
+            if not await self.come_back():
+                return
+
+    async def come_back(self):
+        """Until it is in: it may come to one that has begun to drain, where it is let in, and told to go."""
+        while not self.is_there:
+            self.is_let_in = False
             try:
                 async with asyncio.timeout(PATIENCE):
                     await self.arrive()
             except (OSError, Cut, Bye, Refused, asyncio.TimeoutError) as error:
-                self.note(self.crowd.failed, stage, error)
-                return
+                self.wire.close()
+                if not (self.is_let_in and isinstance(error, Bye)):
+                    self.note(self.crowd.failed, "coming back", error)
+                    return False
+                self.byes.append(self.crowd.now())
+        return True
 
     def note(self, where, stage, error):
         where.append(Event(round(self.crowd.now(), 2), f"resident {self.user}", stage, repr(error)))

@@ -71,7 +71,7 @@ domain = "green.example.org"
 backend = "green"
 """
 
-    def crowd(self, rate=50, residents=100):
+    def crowd(self, rate=50, residents=100 if UPGRADES > 5 else 40):
         return Crowd(self, [(self.imaps, False)] * 4 + [(self.imap, True)], self.tls, PEOPLE, rate, residents)
 
     def assert_nobody_was_turned_away(self, crowd):
