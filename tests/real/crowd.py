@@ -125,16 +125,23 @@ class Wire(asyncio.Protocol):
         return tag
 
     async def answer(self, tag, bye=False):
-        """What was said up to the tagged OK."""
-        heard = []
+        """What was said up to the tagged OK. With `bye` a BYE may come before it; but alone it is not the answer to a LOGOUT."""
+        heard, said = [], None
         while True:
-            line = await self.line()
+            try:
+                line = await self.line()
+            except Cut:
+                if said:
+                    raise Bye(said) from None
+                raise
             if line.startswith(tag + b" OK"):
                 return heard
             if line.startswith(tag + b" "):
                 raise Refused(line.decode(errors="replace"))
-            if line.startswith(b"* BYE") and not bye:
-                raise Bye(line.decode(errors="replace"))
+            if line.startswith(b"* BYE"):
+                said = line.decode(errors="replace")
+                if not bye:
+                    raise Bye(said)
             heard.append(line)
 
     async def command(self, words, bye=False):
