@@ -300,11 +300,12 @@ class Crowd:
 
     def figures(self):
         took = sorted(self.took) or [0]
-        of_those = f"p50 {took[len(took) // 2] * 1000:.0f} ms, p99 {took[len(took) * 99 // 100] * 1000:.0f} ms, max {took[-1] * 1000:.0f} ms"
+        p50, p99, most = (took[len(took) * part // 100] * 1000 if part < 100 else took[-1] * 1000 for part in (50, 99, 100))
         there = sum(resident.is_there for resident in self.residents)
         return (
-            f"{len(self.took)} visits in {self.now():.0f} s went well ({of_those}), {len(self.failed)} failed, {len(self.told)} heard BYE after the login; "
-            f"{len(self.residents)} residents: {there} there at the end, {self.heard_bye()} times BYE, {len(self.cut())} times cut without a word"
+            f"{len(self.took)} visits in {self.now():.0f} s went well (p50 {p50:.0f} ms, p99 {p99:.0f} ms, max {most:.0f} ms),"
+            f" {len(self.failed)} failed, {len(self.told)} heard BYE after the login; {len(self.residents)} residents:"
+            f" {there} there at the end, {self.heard_bye()} times BYE, {len(self.cut())} times cut without a word"
         )
 
 
