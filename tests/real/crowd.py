@@ -79,6 +79,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport, self.loop = transport, asyncio.get_running_loop()
+        self.port = transport.get_extra_info("sockname")[1]
         Wire.there.add(self)
 
     def data_received(self, data):
@@ -96,7 +97,7 @@ class Wire(asyncio.Protocol):
 
     async def more(self):
         if self.ended is not None:
-            raise Cut(self.ended)
+            raise Cut(f"{self.ended}, from port {self.port}" + (f", after {bytes(self.buffer[:200])!r}" if self.buffer else ""))
         self.news.clear()
         await self.news.wait()
 
@@ -124,16 +125,23 @@ class Wire(asyncio.Protocol):
         return tag
 
     async def answer(self, tag, bye=False):
-        """What was said up to the tagged OK."""
-        heard = []
+        """What was said up to the tagged OK. With `bye` a BYE may come before it; but alone it is not the answer to a LOGOUT."""
+        heard, said = [], None
         while True:
-            line = await self.line()
+            try:
+                line = await self.line()
+            except Cut:
+                if said:
+                    raise Bye(said) from None
+                raise
             if line.startswith(tag + b" OK"):
                 return heard
             if line.startswith(tag + b" "):
                 raise Refused(line.decode(errors="replace"))
-            if line.startswith(b"* BYE") and not bye:
-                raise Bye(line.decode(errors="replace"))
+            if line.startswith(b"* BYE"):
+                said = line.decode(errors="replace")
+                if not bye:
+                    raise Bye(said)
             heard.append(line)
 
     async def command(self, words, bye=False):
@@ -208,6 +216,8 @@ class Loop:
 class Crowd:
     """`doors` are ways in: (port, whether STARTTLS is said there). `people` have passwords."""
 
+    boxes = itertools.count()
+
     def __init__(self, case, doors, context, people, rate=50, residents=100):
         self.loop = Loop(case)
         self.context, self.people = context, people
@@ -226,13 +236,13 @@ class Crowd:
         return time.monotonic() - self.began
 
     async def move_in(self):
-        few, boxes = asyncio.Semaphore(ARRIVALS), itertools.count()
+        few = asyncio.Semaphore(ARRIVALS)
 
         async def arrive(resident):
             async with few:
                 await resident.arrive()
                 if resident.kind == "moves":
-                    await resident.make_box(b"box%d" % next(boxes))
+                    await resident.make_box(b"box%d" % next(Crowd.boxes))
 
         await asyncio.gather(*map(arrive, self.residents))
         self.living = [asyncio.create_task(resident.live()) for resident in self.residents]
@@ -290,11 +300,12 @@ class Crowd:
 
     def figures(self):
         took = sorted(self.took) or [0]
-        of_those = f"p50 {took[len(took) // 2] * 1000:.0f} ms, p99 {took[len(took) * 99 // 100] * 1000:.0f} ms, max {took[-1] * 1000:.0f} ms"
+        p50, p99, most = (took[len(took) * part // 100] * 1000 if part < 100 else took[-1] * 1000 for part in (50, 99, 100))
         there = sum(resident.is_there for resident in self.residents)
         return (
-            f"{len(self.took)} visits in {self.now():.0f} s went well ({of_those}), {len(self.failed)} failed, {len(self.told)} heard BYE after the login; "
-            f"{len(self.residents)} residents: {there} there at the end, {self.heard_bye()} times BYE, {len(self.cut())} times cut without a word"
+            f"{len(self.took)} visits in {self.now():.0f} s went well (p50 {p50:.0f} ms, p99 {p99:.0f} ms, max {most:.0f} ms),"
+            f" {len(self.failed)} failed, {len(self.told)} heard BYE after the login; {len(self.residents)} residents:"
+            f" {there} there at the end, {self.heard_bye()} times BYE, {len(self.cut())} times cut without a word"
         )
 
 
@@ -315,13 +326,14 @@ class Resident:
         age = next(Resident.ages)
         self.breath = 0.8 + age % 17 / 10
         self.box = b"INBOX"
-        self.is_there = False
+        self.is_there = self.is_let_in = False
         self.wire = None
 
     async def arrive(self):
         port, starttls = next(self.crowd.doors)
         self.wire = await Wire.open(port, self.crowd.context, starttls)
         await self.wire.log_in(self.user, self.crowd.people[self.user])
+        self.is_let_in = True
         await self.wire.command(b"SELECT " + self.box)
         self.is_there = True
 
@@ -348,13 +360,23 @@ class Resident:
             finally:
                 self.wire.close()
             self.is_there = False
-            stage = "coming back"
+            if not await self.come_back():
+                return
+
+    async def come_back(self):
+        """Until it is in: it may come to one that has begun to drain, where it is let in, and told to go."""
+        while not self.is_there:
+            self.is_let_in = False
             try:
                 async with asyncio.timeout(PATIENCE):
                     await self.arrive()
             except (OSError, Cut, Bye, Refused, asyncio.TimeoutError) as error:
-                self.note(self.crowd.failed, stage, error)
-                return
+                self.wire.close()
+                if not (self.is_let_in and isinstance(error, Bye)):
+                    self.note(self.crowd.failed, "coming back", error)
+                    return False
+                self.byes.append(self.crowd.now())
+        return True
 
     def note(self, where, stage, error):
         where.append(Event(round(self.crowd.now(), 2), f"resident {self.user}", stage, repr(error)))

@@ -85,7 +85,8 @@ class Generations(Mailmux):
         shutil.copy(MAILMUX, self.binary)
         self.notices = Notices(folder / "notify")
         try:
-            super().__init__(folder, config, [self.binary], env=os.environ | {"NOTIFY_SOCKET": str(self.notices.path)})
+            admin = 'socket = "admin.sock"\n'
+            super().__init__(folder, config, [self.binary], admin, env=os.environ | {"NOTIFY_SOCKET": str(self.notices.path)})
         except BaseException:
             self.notices.close()
             raise

@@ -200,7 +200,8 @@ class OnThisMachine(HardDay):
         self.clients.run(wire.command(b"LOGOUT", bye=True))
         self.logged(r"session closed", full)
         self.ask(here)
-        broken = [line for line in self.mailmux.log().splitlines() if not re.fullmatch(r"\d{4}-\d\d-\d\dT\S+ +[A-Z]+ (?!.*\d{4}-\d\d-\d\dT).*", line)]
+        day = r"\d{4}-\d\d-\d\dT"
+        broken = [line for line in self.mailmux.log().splitlines() if not re.fullmatch(rf"{day}\S+ +[A-Z]+ (?!.*{day}).*", line)]
         self.assertEqual(broken, [], "a line that could be written in part is a line all the same")
         self.logged(r"WARN .*lines", size)
         print(f"\n    {served} sessions while the disk was full, {dropped:.0f} lines lost, and counted; the log goes on with:")
@@ -321,7 +322,7 @@ class OnTheNetwork(HardDay):
         """It is stopped as by a debugger: the kernel still accepts for it."""
         self.begin(
             self.settings(health='{ interval = "1s", timeout = "1s", rise = 1, fall = 2 }')
-            + f"""
+            + """
 [[group]]
 name = "eu"
 members = ["blue", "green"]
@@ -353,6 +354,9 @@ logins_per_user = "off"
         async def everybody():
             await asyncio.gather(*map(live, PEOPLE))
 
+        def in_since(moment, first=0):
+            return {user for user, began, _, what in visits[first:] if not what and began > moment}
+
         load = self.clients.begin(everybody())
         self.addCleanup(over.set)
         until(lambda: {user for user, _, _, _ in visits} == set(PEOPLE), "everybody to have been in")
@@ -366,12 +370,12 @@ logins_per_user = "off"
                 why = self.logged(r'WARN backend is down backend="green" why="?([^"\n]+)', log)[1]
                 noticed = time.monotonic()
                 since = len(visits)
-                until(lambda: {user for user, began, _, what in visits[since:] if not what and began > noticed} >= hers, "everybody to be in again")
+                until(lambda: in_since(noticed, since) >= hers, "everybody to be in again")
                 moved = time.monotonic()
                 self.ask(here)
         until(lambda: self.up("green") == 1, "it to be up again")
         back = time.monotonic()
-        until(lambda: {user for user, began, _, what in visits if not what and began > back} == set(PEOPLE), "everybody to be in")
+        until(lambda: in_since(back) == set(PEOPLE), "everybody to be in")
         over.set()
         load.result(WAIT)
         self.ask(here)
@@ -379,8 +383,9 @@ logins_per_user = "off"
         others = max(took for user, _, took, _ in visits if user not in hers)
         worst = max(took for user, _, took, _ in visits if user in hers)
         print(
-            f"\n    {len(hers)} of {len(PEOPLE)} lived there; down after {noticed - stopped:.1f} s ({why}), all in elsewhere after {moved - stopped:.1f} s;"
-            f"\n    {len(visits)} logins, {len(failed)} failed; the slowest of those who lived there {worst:.1f} s, of others {others:.1f} s"
+            f"\n    {len(hers)} of {len(PEOPLE)} lived there; down after {noticed - stopped:.1f} s ({why}),"
+            f" all in elsewhere after {moved - stopped:.1f} s;\n    {len(visits)} logins, {len(failed)} failed;"
+            f" the slowest of those who lived there {worst:.1f} s, of others {others:.1f} s"
         )
         self.assertLess(noticed - stopped, 6)
         self.assertEqual([visit for visit in failed if visit[0] not in hers], [], "others notice nothing")
@@ -450,7 +455,9 @@ class InGreatNumbers(HardDay):
 
     def begin_in(self, container):
         self.begin(
-            self.settings("[server]\nworkers = 2") + '[limits]\nsessions_per_network = 0\n[timeouts]\nlogin = "10m"\ntls_handshake = "1m"\n', container.command()
+            self.settings("[server]\nworkers = 2")
+            + '[limits]\nsessions_per_network = 0\n[timeouts]\nlogin = "10m"\ntls_handshake = "1m"\n',
+            container.command(),
         )
         self.there, self.away = [], []
         return self.log_in()
@@ -487,7 +494,10 @@ class InGreatNumbers(HardDay):
         until(let_in, "somebody to be let in again")
         self.ask(here)
         self.ask(self.log_in(ANN))
-        print(f"\n    {held} TLS connections in 64 MiB (at most {container.most()} MiB used), {away} turned away, nobody cut; let in again when they had gone")
+        print(
+            f"\n    {held} TLS connections in 64 MiB (at most {container.most()} MiB used), {away} turned away, nobody cut;"
+            " let in again when they had gone"
+        )
 
     def test_many_at_once_come_to_a_container_that_has_little_memory(self):
         container = Container(self, 64 << 20)
@@ -499,7 +509,10 @@ class InGreatNumbers(HardDay):
             self.ask(wire)
         self.assertEqual(self.mailmux.metric(self.LIMITED), len(self.away))
         self.assertGreater(len(self.away), 0)
-        print(f"\n    of 3000 at once {len(self.there)} were let in, {len(self.away)} turned away; at most {container.most()} MiB used, nobody cut")
+        print(
+            f"\n    of 3000 at once {len(self.there)} were let in, {len(self.away)} turned away;"
+            f" at most {container.most()} MiB used, nobody cut"
+        )
 
     def test_thousands_come_back_in_one_second(self):
         count, processes = 3000, 2
@@ -517,7 +530,8 @@ class InGreatNumbers(HardDay):
             pool.join()
         waited = sorted(wait for waits, _ in done for wait in waits)
         wrong = [what for _, whats in done for what in whats]
-        figures = ", ".join(f"{name} {waited[int(len(waited) * part)]:.2f} s" for name, part in (("p50", 0.5), ("p99", 0.99), ("max", 0.99999)))
+        parts = {"p50": 0.5, "p99": 0.99, "max": 0.99999}
+        figures = ", ".join(f"{name} {waited[int(len(waited) * part)]:.2f} s" for name, part in parts.items())
         cpu, theirs = cpu_seconds(self.mailmux.process.pid), resource.getrusage(resource.RUSAGE_CHILDREN)
         print(
             f"\n    {count} TLS connections within half a second: {len(waited)} greeted ({figures}), {len(wrong)} refused, reset or lost;"
