@@ -5,22 +5,27 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::process::{
-    LogHandle, Notifier, Phase, Program, Role, Signal, Signals, Successor, UpgradeError, hear, say_ready, tell,
+    Heir, LogHandle, Notifier, Phase, Program, Role, Signal, Signals, Successor, UpgradeError, go_own_way,
+    goes_its_way, hear, say_ready, tell,
 };
 use crate::steer::Steering;
 
 /// How long a new process waits for the old one's word that systemd knows of it.
 const INTRODUCTION: Duration = Duration::from_secs(5);
+
+/// Between attempts to start a new process in place of one that has died.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What it takes to conduct a process.
 pub struct Conductor {
@@ -53,7 +58,15 @@ enum End {
     /// By a signal.
     Asked,
     /// Another process is there.
-    Succeeded(net::UnixStream),
+    Succeeded(Box<Succession>),
+}
+
+/// Another process is there.
+struct Succession {
+    heir: Heir,
+    line: Arc<Mutex<Arc<net::UnixStream>>>,
+    /// What it was given.
+    sockets: Vec<(Role, OwnedFd)>,
 }
 
 impl Conductor {
@@ -72,13 +85,9 @@ impl Conductor {
         let end = loop {
             match signals.next().await {
                 Signal::Reload => {
-                    self.notifier.reloading();
-                    // Log and metrics tell what came of it.
-                    let status = match self.steering.reload().await {
-                        Ok(_) => "serving",
-                        Err(_) => "serving, with the configuration of before: the last reload was refused",
-                    };
-                    self.notifier.ready(status);
+                    if !self.reload(signals, elders).await {
+                        break End::Asked;
+                    }
                 }
                 Signal::Upgrade => match self.upgrade(signals, elders).await {
                     Ok(Some(end)) => break end,
@@ -88,9 +97,32 @@ impl Conductor {
                 Signal::End => break End::Asked,
             }
         };
+        elders.part();
         self.drain(signals, end).await;
         self.phase.send_replace(Phase::Stopped);
         std::future::pending::<()>().await;
+    }
+
+    /// False: an end was asked for meanwhile. What is read may lie on a disk that does not answer.
+    async fn reload(&self, signals: &mut Signals, elders: &Elders) -> bool {
+        self.notifier.reloading();
+        let mut reload = pin!(self.steering.reload());
+        // Log and metrics tell what came of it.
+        let status = loop {
+            tokio::select! {
+                outcome = &mut reload => break match outcome {
+                    Ok(_) => "serving",
+                    Err(_) => "serving, with the configuration of before: the last reload was refused",
+                },
+                signal = signals.next() => match signal {
+                    Signal::End => return false,
+                    Signal::Reload | Signal::Upgrade => warn!("a reload is under way; this signal is not followed"),
+                },
+            }
+        };
+        self.notifier.ready(status);
+        elders.part();
+        true
     }
 
     /// Starts the new process. `None`: nothing has changed.
@@ -104,7 +136,6 @@ impl Conductor {
         sockets.extend(elders.lines().map_err(cannot)?);
         info!("upgrading: starting the new process");
         let mut successor = Successor::start(&self.program, &sockets)?;
-        drop(sockets);
         let pid = loop {
             tokio::select! {
                 pid = successor.serves() => break pid?,
@@ -118,23 +149,58 @@ impl Conductor {
         self.notifier.main_pid(pid);
         self.steering.close().await;
         elders.handed_on.notify_one();
-        Ok(Some(End::Succeeded(successor.into_line())))
+        let (heir, line) = successor.let_go();
+        Ok(Some(End::Succeeded(Box::new(Succession { heir, line: Arc::new(Mutex::new(Arc::new(line))), sockets }))))
+    }
+
+    /// Looks after the new process for as long as this one lives: whoever started us is not its parent yet, and would not see
+    /// it die. The sockets are there still.
+    async fn stand_by(&self, succession: Succession) {
+        let Succession { mut heir, line, sockets } = succession;
+        loop {
+            let current = Arc::clone(&line.lock().unwrap_or_else(PoisonError::into_inner));
+            let status = tokio::select! {
+                status = heir.died() => status,
+                // It listens elsewhere from now on, or nowhere: nobody is to wait behind a socket of ours.
+                () = goes_its_way(&current) => {
+                    drop(sockets);
+                    return std::future::pending().await;
+                }
+            };
+            error!(%status, "the new process has died; starting it again");
+            let (pid, successor) = loop {
+                let started = async {
+                    let mut successor = Successor::start(&self.program, &sockets)?;
+                    Ok::<_, UpgradeError>((successor.serves().await?, successor))
+                };
+                match started.await {
+                    Ok(started) => break started,
+                    Err(why) => error!(%why, "nobody accepts connections; trying again"),
+                }
+                sleep(AGAIN).await;
+            };
+            info!(pid, "the new process serves again");
+            self.notifier.main_pid(pid);
+            let (next, next_line) = successor.let_go();
+            heir = next;
+            *line.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next_line);
+        }
     }
 
     /// Accepts nothing any more and waits for the sessions to end, or for patience to.
     async fn drain(&self, signals: &mut Signals, end: End) {
         let time = self.steering.drain_timeout();
         info!(timeout_s = time.as_secs(), "draining: no new connections, the quiet sessions are told to leave first");
-        let (line, mut more) = match end {
+        let (succession, mut more) = match end {
             End::Asked => {
                 self.phase.send_replace(Phase::Draining);
                 self.notifier.stopping();
                 (None, 1)
             }
-            End::Succeeded(line) => {
+            End::Succeeded(succession) => {
                 self.phase.send_replace(Phase::Succeeded);
                 // The first signal asks for what is being done.
-                (Some(line), 2)
+                (Some(succession), 2)
             }
         };
         let asked_again = async {
@@ -142,9 +208,21 @@ impl Conductor {
                 more -= u8::from(signals.next().await == Signal::End);
             }
         };
-        let told = |left| line.iter().for_each(|line| tell(line, left));
+        let line = succession.as_ref().map(|succession| Arc::clone(&succession.line));
+        let told = |left| {
+            if let Some(line) = &line {
+                tell(&line.lock().unwrap_or_else(PoisonError::into_inner), left);
+            }
+        };
+        let standing_by = async {
+            match succession {
+                Some(succession) => self.stand_by(*succession).await,
+                None => std::future::pending().await,
+            }
+        };
         let left = tokio::select! {
             left = self.steering.see_off(time, told) => left,
+            () = standing_by => return,
             () = asked_again => {
                 info!("another signal: ending the sessions that are left");
                 return;
@@ -189,7 +267,7 @@ impl Conductor {
                 _ = second.tick() => {
                     let dropped = self.log.lines_dropped();
                     metrics.life().log_lines_dropped(dropped);
-                    if let Some(lines) = losses.to_be_told(dropped) {
+                    if let Some(lines) = losses.untold(dropped) {
                         warn!(lines, "lines of the log could not be written and are lost: is the disk full, or the reader slow?");
                     }
                     let (processes, sessions) = elders.count();
@@ -212,7 +290,7 @@ struct Losses {
 
 impl Losses {
     /// How many are to be told of, of so many since the start. To be asked now and then.
-    fn to_be_told(&mut self, dropped: u64) -> Option<u64> {
+    fn untold(&mut self, dropped: u64) -> Option<u64> {
         if dropped == self.then {
             self.told = dropped;
         }
@@ -229,6 +307,13 @@ impl Elders {
         let line = net::UnixStream::from_std(line)?;
         self.known().insert(number, (spare, 0));
         Ok(line)
+    }
+
+    /// What listens where is this process's own affair from now on.
+    fn part(&self) {
+        for (line, _) in self.known().values() {
+            go_own_way(line);
+        }
     }
 
     fn told(&self, number: usize, sessions: usize) {
@@ -265,8 +350,7 @@ mod tests {
     fn lost_lines_are_told_of_until_the_word_gets_through() {
         let mut losses = Losses::default();
         // Eight are lost, then the word of it twice; the third gets through.
-        let told: Vec<_> =
-            [0, 8, 9, 10, 10, 10, 11, 11].into_iter().map(|dropped| losses.to_be_told(dropped)).collect();
+        let told: Vec<_> = [0, 8, 9, 10, 10, 10, 11, 11].into_iter().map(|dropped| losses.untold(dropped)).collect();
         assert_eq!(told, [None, Some(8), Some(9), Some(10), None, None, Some(1), None]);
     }
 }

@@ -4,7 +4,8 @@
 //! and what to do then.
 //!
 //! On the line: of each socket, its label's length (two bytes), the socket itself as `SCM_RIGHTS` (`unix(7)`), the label; a
-//! length of nothing ends them. Then lines of text: `ready` from the new to the old, numbers from the old to the new.
+//! length of nothing ends them. Then lines of text: `ready` and later `over` from the new to the old, numbers from the old to
+//! the new.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write as _};
@@ -30,6 +31,7 @@ use tokio::time::timeout;
 /// Tells a new process that it is one.
 const VARIABLE: &str = "MAILMUX_HANDOVER";
 const READY: &str = "ready";
+const OVER: &str = "over";
 /// What systemd has told the old process is not for the new one.
 const NOT_FOR_IT: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 /// How long a new process may take until it serves: it reads a million users and thousands of certificates.
@@ -182,10 +184,27 @@ impl Successor {
         Err(UpgradeError::Late)
     }
 
-    /// Lets it go: the line to it.
-    pub fn into_line(mut self) -> net::UnixStream {
-        drop(self.child.0.take());
-        self.line.into_inner()
+    /// Takes it off probation, once it serves; and the line to it.
+    pub fn let_go(mut self) -> (Heir, net::UnixStream) {
+        (Heir(self.child.0.take()), self.line.into_inner())
+    }
+}
+
+/// A new process that serves. It lives on when this is dropped.
+#[derive(Debug)]
+pub struct Heir(Option<Child>);
+
+impl Heir {
+    /// Waits until it dies, and says of what. One that ends as it was told to has not died.
+    pub async fn died(&mut self) -> ExitStatus {
+        if let Some(child) = &mut self.0
+            && let Ok(status) = child.wait().await
+            && !status.success()
+        {
+            return status;
+        }
+        self.0 = None;
+        std::future::pending().await
     }
 }
 
@@ -227,6 +246,29 @@ impl Predecessor {
 /// It has gone.
 pub async fn say_ready(line: &mut net::UnixStream) -> io::Result<()> {
     line.write_all(format!("{READY}\n").as_bytes()).await
+}
+
+/// Tells an older process that this one's sockets are others than it was given, or will be: it is not to keep them.
+pub fn go_own_way(line: &OwnedFd) {
+    // Who has gone need not know, and a line that is full leads to nobody who reads.
+    let _ = rustix::io::write(line, format!("{OVER}\n").as_bytes());
+}
+
+/// Waits until the new process says so.
+pub async fn goes_its_way(line: &net::UnixStream) {
+    let mut said = [0; 16];
+    loop {
+        if line.readable().await.is_err() {
+            break;
+        }
+        match line.try_read(&mut said) {
+            Ok(n) if n > 0 => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => break,
+        }
+    }
+    // It has ended, or is about to: not on purpose, as it has not said so.
+    std::future::pending().await
 }
 
 /// Tells the new process how many sessions are left here. A line that is full is not waited for.
@@ -347,12 +389,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_heir_that_dies_is_missed_and_one_that_ends_is_not() {
+        let start = async |then: &str| {
+            let program = program("/bin/sh", &["-c", &format!("echo ready >&0; {then}")]);
+            let mut successor = Successor::start(&program, &[]).expect("started");
+            successor.serves().await.expect("it does");
+            successor.let_go().0
+        };
+        assert_eq!(start("exit 3").await.died().await.code(), Some(3));
+        let mut heir = start("exit 0").await;
+        let waited = timeout(Duration::from_millis(300), heir.died()).await;
+        assert!(waited.is_err() && heir.0.is_none(), "it has ended, and nobody misses it");
+    }
+
+    #[tokio::test]
     async fn one_that_ends_or_is_not_there_is_told_apart() {
         let mut successor = Successor::start(&program("/bin/sh", &["-c", "exit 7"]), &[]).expect("started");
         let why = successor.serves().await.expect_err("it has ended");
         assert!(matches!(why, UpgradeError::Ended(status) if status.code() == Some(7)), "{why}");
         let why = Successor::start(&program("/nonexistent/mailmux", &[]), &[]).expect_err("nothing there");
         assert!(why.to_string().starts_with("/nonexistent/mailmux: "), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_new_process_goes_its_way_only_when_it_says_so() {
+        let (old, new) = net::UnixStream::pair().expect("a pair");
+        let waited = timeout(Duration::from_millis(100), goes_its_way(&old)).await;
+        assert!(waited.is_err(), "it has said nothing");
+        let new = OwnedFd::from(new.into_std().expect("a socket"));
+        go_own_way(&new);
+        drop(new);
+        timeout(PATIENCE, goes_its_way(&old)).await.expect("heard, although it has ended since");
+        assert!(timeout(Duration::from_millis(100), goes_its_way(&old)).await.is_err(), "an end alone is no word");
     }
 
     #[tokio::test]

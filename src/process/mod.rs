@@ -12,7 +12,9 @@ mod systemd;
 
 pub use confine::Confinement;
 pub use drain::Phase;
-pub use handover::{Predecessor, Program, Role, Successor, UpgradeError, hear, say_ready, tell};
+pub use handover::{
+    Heir, Predecessor, Program, Role, Successor, UpgradeError, go_own_way, goes_its_way, hear, say_ready, tell,
+};
 pub use hardening::{harden, too_much};
 pub use log::{LogEnd, LogHandle, start_log};
 pub use memory::MemoryWatch;
