@@ -48,6 +48,11 @@ impl Admission {
         }
     }
 
+    /// How many connections there are.
+    pub fn sessions(&self) -> usize {
+        self.all.count(&())
+    }
+
     /// Counts a connection among all, before anything is known of it.
     pub fn enter(&self) -> Result<Entry, Limit> {
         self.all.enter((), self.limits.sessions).map(Entry).ok_or(Limit::Sessions)

@@ -40,6 +40,11 @@ impl<K: Eq + Hash + Clone> Tally<K> {
         Some(Place(Some((Arc::clone(self), key))))
     }
 
+    /// How many are counted under this key.
+    pub fn count(&self, key: &K) -> usize {
+        self.counts.get(key).map_or(0, |count| *count)
+    }
+
     /// How many keys are counted under.
     pub fn len(&self) -> usize {
         self.counts.len()

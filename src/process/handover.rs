@@ -268,7 +268,7 @@ pub async fn goes_its_way(line: &net::UnixStream) {
         }
     }
     // It has ended, or is about to: not on purpose, as it has not said so.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Tells the new process how many sessions are left here. A line that is full is not waited for.

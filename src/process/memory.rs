@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::path::{Component, Path};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::param::page_size;
 use tracing::{info, warn};
@@ -14,16 +15,42 @@ use crate::config::Memory;
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The kernel writes "no limit" in version 1 as the largest number of whole pages; nobody has a quarter of it.
 const NO_LIMIT: u64 = 1 << 61;
-/// From so many hundredths of the limit on nobody is let in ...
+/// From so many hundredths of the limit on nobody is let in beyond those who are there ...
 const SCARCE: u64 = 90;
 /// ... until fewer than so many are in use. Between the two nothing changes, so that it does not flutter.
 const ENOUGH: u64 = 85;
+/// What a connection needs until it is logged in, which shows only after it was let in.
+const NEWCOMER: u64 = 48 * 1024;
+/// How often it is to be looked.
+pub const EVERY: Duration = Duration::from_millis(250);
+/// Whoever has come within so many looks is a newcomer.
+const LOOKS: usize = 8;
 
-/// Whether memory is scarce, looked at once a second.
+/// Whether there is memory for more connections.
+///
+/// What sessions have used and given back stays with the process for long, and serves for the next ones: so it is not waited
+/// for until less is in use. As many sessions as there were when memory became scarce there may be, in place of those that go.
 #[derive(Debug)]
 pub struct MemoryWatch {
     limit: Option<u64>,
-    scarce: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    /// Let in since the last look, and between those before.
+    newcomers: [u64; LOOKS],
+    scarce: Option<Scarce>,
+}
+
+/// Memory has become scarce.
+#[derive(Debug, Clone, Copy)]
+struct Scarce {
+    /// So many sessions there may be.
+    most: usize,
+    /// So much was in use when that was found.
+    used: u64,
 }
 
 impl MemoryWatch {
@@ -34,7 +61,7 @@ impl MemoryWatch {
             Memory::Bytes(bytes) => Some(bytes),
             Memory::Off => None,
         };
-        Self { limit, scarce: AtomicBool::new(false) }
+        Self { limit, state: Mutex::default() }
     }
 
     /// The limit in bytes, if there is one.
@@ -42,29 +69,64 @@ impl MemoryWatch {
         self.limit
     }
 
-    /// Whether nobody new should be let in.
-    pub fn is_scarce(&self) -> bool {
-        self.scarce.load(Ordering::Relaxed)
+    /// Lets one more in, where there are so many sessions, or does not.
+    pub fn admits(&self, sessions: usize) -> bool {
+        self.limit.is_none_or(|limit| self.state().admits(sessions, limit))
     }
 
-    /// Looks; to be called once a second.
-    pub fn look(&self) {
+    /// Looks; to be called again and again, with the number of sessions.
+    pub fn look(&self, sessions: usize) {
         let (Some(limit), Some(used)) = (self.limit, resident()) else { return };
-        let before = self.is_scarce();
-        let scarce = is_scarce(before, used, limit);
-        self.scarce.store(scarce, Ordering::Relaxed);
-        match (before, scarce) {
-            (false, true) => warn!(used, limit, "memory is scarce: new connections are turned away (limits.memory)"),
-            (true, false) => info!(used, limit, "there is memory again: new connections are taken"),
-            _ => {}
+        match self.state().looked(used, sessions, limit) {
+            Some(true) => warn!(used, limit, sessions, "memory is scarce: no more sessions than these (limits.memory)"),
+            Some(false) => info!(used, limit, sessions, "there is memory again"),
+            None => {}
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn admits(&mut self, sessions: usize, limit: u64) -> bool {
+        let admits = match self.scarce {
+            Some(scarce) => sessions < scarce.most,
+            None => self.used + self.newcomers.iter().sum::<u64>() * NEWCOMER < hundredths(limit, SCARCE),
+        };
+        if admits && let Some(newcomers) = self.newcomers.first_mut() {
+            *newcomers += 1;
+        }
+        admits
+    }
+
+    /// True: memory has become scarce; false: it is not any more.
+    fn looked(&mut self, used: u64, sessions: usize, limit: u64) -> Option<bool> {
+        self.used = used;
+        self.newcomers.rotate_right(1);
+        self.newcomers[0] = 0;
+        match &mut self.scarce {
+            None if used >= hundredths(limit, SCARCE) => {
+                self.scarce = Some(Scarce { most: sessions, used });
+                Some(true)
+            }
+            Some(_) if used < hundredths(limit, ENOUGH) => {
+                self.scarce = None;
+                Some(false)
+            }
+            // Those who are there need more than they did.
+            Some(scarce) if used > scarce.used + hundredths(limit, 1) => {
+                *scarce = Scarce { most: scarce.most.min(sessions), used };
+                None
+            }
+            _ => None,
         }
     }
 }
 
-/// Whether memory is scarce now, when it was so before.
-fn is_scarce(before: bool, used: u64, limit: u64) -> bool {
-    let mark = if before { ENOUGH } else { SCARCE };
-    used >= limit / 100 * mark
+fn hundredths(limit: u64, count: u64) -> u64 {
+    limit / 100 * count
 }
 
 /// The memory of this process that is in RAM: the second number of `proc_pid_statm(5)`.
@@ -107,16 +169,40 @@ fn least(mount: &Path, path: &str, file: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    const LIMIT: u64 = 100_000_000;
+
     #[test]
-    fn scarce_from_90_percent_on_and_until_there_are_less_than_85() {
-        let mut scarce = false;
-        let mut after = |used| {
-            scarce = is_scarce(scarce, used, 1000);
-            scarce
-        };
-        assert_eq!([0, 850, 899, 900, 899, 850].map(&mut after), [false, false, false, true, true, true]);
-        assert_eq!([849, 899, 2000].map(&mut after), [false, false, true]);
-        assert!(!is_scarce(false, u64::MAX / 2, u64::MAX), "no overflow");
+    fn from_90_percent_on_those_who_go_are_replaced_and_until_there_are_less_than_85() {
+        let mut state = State::default();
+        assert_eq!(state.looked(85_000_000, 100, LIMIT), None);
+        assert!(state.admits(100, LIMIT));
+        assert_eq!(state.looked(90_000_000, 101, LIMIT), Some(true));
+        assert!(!state.admits(101, LIMIT) && state.admits(100, LIMIT));
+        assert_eq!(state.looked(89_000_000, 101, LIMIT), None);
+        assert!(!state.admits(101, LIMIT));
+        assert_eq!(state.looked(92_000_000, 95, LIMIT), None, "they need more than they did");
+        assert!(!state.admits(95, LIMIT) && state.admits(94, LIMIT));
+        assert_eq!(state.looked(92_000_000, 0, LIMIT), None);
+        assert!(state.admits(0, LIMIT), "what was given back serves for the next");
+        assert_eq!(state.looked(84_999_999, 50, LIMIT), Some(false));
+        assert!(state.admits(1000, LIMIT));
+    }
+
+    #[test]
+    fn newcomers_count_before_their_memory_does() {
+        let mut state = State::default();
+        state.looked(80_000_000, 0, LIMIT);
+        let mut let_in = 0;
+        while state.admits(let_in, LIMIT) {
+            let_in += 1;
+        }
+        assert_eq!(let_in, 204, "10 MB of 48 KiB each");
+        for _ in 1..LOOKS {
+            state.looked(80_000_000, let_in, LIMIT);
+            assert!(!state.admits(let_in, LIMIT));
+        }
+        state.looked(85_000_000, let_in, LIMIT);
+        assert!(state.admits(let_in, LIMIT), "what they have taken is seen by now");
     }
 
     #[test]
@@ -124,15 +210,14 @@ mod tests {
         let used = resident().expect("a number");
         assert!((1 << 20..1 << 40).contains(&used), "{used}");
         let tight = MemoryWatch::new(Memory::Bytes(used / 2));
-        assert!(!tight.is_scarce());
-        tight.look();
-        assert!(tight.is_scarce());
+        tight.look(5);
+        assert!(!tight.admits(5) && tight.admits(4));
         let wide = MemoryWatch::new(Memory::Bytes(1 << 50));
-        wide.look();
-        assert!(!wide.is_scarce());
+        wide.look(5);
+        assert!(wide.admits(5));
         let off = MemoryWatch::new(Memory::Off);
-        off.look();
-        assert!(off.limit().is_none() && !off.is_scarce());
+        off.look(5);
+        assert!(off.limit().is_none() && off.admits(5));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use handover::{
 };
 pub use hardening::{harden, too_much};
 pub use log::{LogEnd, LogHandle, start_log};
-pub use memory::MemoryWatch;
+pub use memory::{EVERY as MEMORY_LOOKS, MemoryWatch};
 pub use privileges::Privileges;
 pub use signals::{Signal, Signals};
 pub use systemd::{Notifier, inherited_sockets};

@@ -198,7 +198,7 @@ async fn accept(
     };
     let serve = |tcp: TcpStream, peer: SocketAddr| {
         let Front { state, door } = fronts.borrow().clone();
-        if state.memory.is_scarce() {
+        if !state.memory.admits(state.admission.sessions()) {
             state.metrics.limited(Limit::Memory);
             return;
         }

@@ -19,7 +19,7 @@ use super::plan::{self, Plan};
 use super::{Order, Server, State, a_fault, collect, general, names, spawn};
 use crate::config::{Config, Finding};
 use crate::probe::Prober;
-use crate::process::{Phase, Role};
+use crate::process::{MEMORY_LOOKS, Phase, Role};
 use crate::routing::Router;
 use crate::steer::Steering;
 use crate::tls::{Stamp, Watch};
@@ -264,11 +264,11 @@ async fn watch_certificates(current: watch::Receiver<Arc<State>>, steering: Stee
 }
 
 async fn watch_memory(current: watch::Receiver<Arc<State>>) {
-    let mut second = interval(Duration::from_secs(1));
+    let mut tick = interval(MEMORY_LOOKS);
     loop {
-        second.tick().await;
-        let memory = Arc::clone(&current.borrow().memory);
-        memory.look();
+        tick.tick().await;
+        let state = Arc::clone(&current.borrow());
+        state.memory.look(state.admission.sessions());
     }
 }
 
