@@ -129,10 +129,13 @@ fn hundredths(limit: u64, count: u64) -> u64 {
     limit / 100 * count
 }
 
-/// The memory of this process that is in RAM: the second number of `proc_pid_statm(5)`.
+/// The memory of this process that is in RAM and nowhere else: the second number of `proc_pid_statm(5)` less the third. Pages of
+/// files (the program itself) are given back under pressure.
 fn resident() -> Option<u64> {
-    let pages = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse::<u64>().ok()?;
-    pages.checked_mul(u64::try_from(page_size()).ok()?)
+    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = text.split(' ').skip(1).map_while(|number| number.parse::<u64>().ok());
+    let own = pages.next()?.saturating_sub(pages.next()?);
+    own.checked_mul(u64::try_from(page_size()).ok()?)
 }
 
 /// The least limit among our control groups and those around them.
