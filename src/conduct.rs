@@ -85,7 +85,7 @@ impl Conductor {
         let end = loop {
             match signals.next().await {
                 Signal::Reload => {
-                    if !self.reload(signals, elders).await {
+                    if !self.reload(signals).await {
                         break End::Asked;
                     }
                 }
@@ -104,7 +104,7 @@ impl Conductor {
     }
 
     /// False: an end was asked for meanwhile. What is read may lie on a disk that does not answer.
-    async fn reload(&self, signals: &mut Signals, elders: &Elders) -> bool {
+    async fn reload(&self, signals: &mut Signals) -> bool {
         self.notifier.reloading();
         let mut reload = pin!(self.steering.reload());
         // Log and metrics tell what came of it.
@@ -121,7 +121,6 @@ impl Conductor {
             }
         };
         self.notifier.ready(status);
-        elders.part();
         true
     }
 
@@ -260,6 +259,7 @@ impl Conductor {
         self.notifier.ready("serving");
         let mut second = interval(Duration::from_secs(1));
         let mut losses = Losses::default();
+        let mut steering = self.steering.clone();
         let watchdog = self.notifier.watchdog_interval();
         let mut bark = interval(watchdog.unwrap_or(Duration::MAX / 2).min(Duration::from_hours(1)));
         loop {
@@ -274,6 +274,8 @@ impl Conductor {
                     metrics.life().predecessors(processes, sessions);
                 }
                 _ = bark.tick(), if watchdog.is_some() => self.notifier.watchdog(),
+                // Its listeners may be others now.
+                () = steering.reconfigured() => elders.part(),
                 () = elders.handed_on.notified() => hearing.shutdown().await,
             }
         }
@@ -349,6 +351,7 @@ mod tests {
     #[test]
     fn lost_lines_are_told_of_until_the_word_gets_through() {
         let mut losses = Losses::default();
+        let mut steering = self.steering.clone();
         // Eight are lost, then the word of it twice; the third gets through.
         let told: Vec<_> = [0, 8, 9, 10, 10, 10, 11, 11].into_iter().map(|dropped| losses.untold(dropped)).collect();
         assert_eq!(told, [None, Some(8), Some(9), Some(10), None, None, Some(1), None]);

@@ -110,6 +110,14 @@ impl Steering {
         }
     }
 
+    /// Waits until another configuration is in place than when this was asked last.
+    pub async fn reconfigured(&mut self) {
+        if self.current.changed().await.is_err() {
+            // The server has gone.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Puts another configuration in place; gives what is worth a word.
     ///
     /// # Errors
