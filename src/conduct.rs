@@ -351,7 +351,6 @@ mod tests {
     #[test]
     fn lost_lines_are_told_of_until_the_word_gets_through() {
         let mut losses = Losses::default();
-        let mut steering = self.steering.clone();
         // Eight are lost, then the word of it twice; the third gets through.
         let told: Vec<_> = [0, 8, 9, 10, 10, 10, 11, 11].into_iter().map(|dropped| losses.untold(dropped)).collect();
         assert_eq!(told, [None, Some(8), Some(9), Some(10), None, None, Some(1), None]);
