@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::process::{
@@ -157,6 +157,7 @@ impl Conductor {
     async fn stand_by(&self, succession: Succession) {
         let Succession { mut heir, line, sockets } = succession;
         loop {
+            let since = Instant::now();
             let current = Arc::clone(&line.lock().unwrap_or_else(PoisonError::into_inner));
             let status = tokio::select! {
                 status = heir.died() => status,
@@ -167,6 +168,9 @@ impl Conductor {
                 }
             };
             error!(%status, "the new process has died; starting it again");
+            if since.elapsed() < AGAIN {
+                sleep(AGAIN).await;
+            }
             let (pid, successor) = loop {
                 let started = async {
                     let mut successor = Successor::start(&self.program, &sockets)?;

@@ -29,6 +29,8 @@ USERS = {
 }
 
 
+# Of those that the kernel gives nobody; where several of these programs run at once, each is given its own.
+PORTS = tuple(map(int, os.environ.get("PORTS", "10000-32500").split("-")))
 GIVEN_PORTS = set()
 
 
@@ -36,7 +38,7 @@ def free_port():
     """A port that nobody has, and that nobody will be given: not by the kernel, which has a range of its own for those who
     ask for any, nor by us."""
     while True:
-        port = random.randrange(10000, 32768)
+        port = random.randrange(*PORTS)
         try:
             with socket.create_server(("127.0.0.1", port)):
                 if port not in GIVEN_PORTS:
