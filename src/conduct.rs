@@ -82,18 +82,24 @@ impl Conductor {
     }
 
     async fn live(&self, signals: &mut Signals, elders: &Elders) {
+        // What was asked for while something else was being done.
+        let mut next = None;
         let end = loop {
-            match signals.next().await {
-                Signal::Reload => {
-                    if !self.reload(signals).await {
-                        break End::Asked;
+            let signal = match next.take() {
+                Some(signal) => signal,
+                None => signals.next().await,
+            };
+            match signal {
+                Signal::Reload => next = self.reload(signals).await,
+                Signal::Upgrade => {
+                    let mut meanwhile = None;
+                    match self.upgrade(signals, elders, &mut meanwhile).await {
+                        Ok(Some(end)) => break end,
+                        Ok(None) => {}
+                        Err(why) => error!(%why, "not upgraded; this process serves on"),
                     }
+                    next = meanwhile;
                 }
-                Signal::Upgrade => match self.upgrade(signals, elders).await {
-                    Ok(Some(end)) => break end,
-                    Ok(None) => {}
-                    Err(why) => error!(%why, "not upgraded; this process serves on"),
-                },
                 Signal::End => break End::Asked,
             }
         };
@@ -103,10 +109,11 @@ impl Conductor {
         std::future::pending::<()>().await;
     }
 
-    /// False: an end was asked for meanwhile. What is read may lie on a disk that does not answer.
-    async fn reload(&self, signals: &mut Signals) -> bool {
+    /// Gives what was asked for meanwhile. An end is not waited for: what is read may lie on a disk that does not answer.
+    async fn reload(&self, signals: &mut Signals) -> Option<Signal> {
         self.notifier.reloading();
         let mut reload = pin!(self.steering.reload());
+        let mut meanwhile = None;
         // Log and metrics tell what came of it.
         let status = loop {
             tokio::select! {
@@ -115,17 +122,25 @@ impl Conductor {
                     Err(_) => "serving, with the configuration of before: the last reload was refused",
                 },
                 signal = signals.next() => match signal {
-                    Signal::End => return false,
-                    Signal::Reload | Signal::Upgrade => warn!("a reload is under way; this signal is not followed"),
+                    Signal::End => return Some(Signal::End),
+                    // Which reads everything anew, too.
+                    Signal::Upgrade => meanwhile = Some(Signal::Upgrade),
+                    // The file may be another one than was read.
+                    Signal::Reload => meanwhile = meanwhile.or(Some(Signal::Reload)),
                 },
             }
         };
         self.notifier.ready(status);
-        true
+        meanwhile
     }
 
-    /// Starts the new process. `None`: nothing has changed.
-    async fn upgrade(&self, signals: &mut Signals, elders: &Elders) -> Result<Option<End>, UpgradeError> {
+    /// Starts the new process. `None`: nothing has changed. What was asked for besides is in `meanwhile` then.
+    async fn upgrade(
+        &self,
+        signals: &mut Signals,
+        elders: &Elders,
+        meanwhile: &mut Option<Signal>,
+    ) -> Result<Option<End>, UpgradeError> {
         if std::process::id() == 1 {
             warn!("this is the first process of a container, which ends with it: start a new container instead");
             return Ok(None);
@@ -140,12 +155,16 @@ impl Conductor {
                 pid = successor.serves() => break pid?,
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(Some(End::Asked)),
-                    Signal::Reload | Signal::Upgrade => warn!("an upgrade is under way; this signal is not followed"),
+                    Signal::Reload => *meanwhile = Some(Signal::Reload),
+                    Signal::Upgrade => warn!("an upgrade is under way; this signal is not followed"),
                 },
             }
         };
         info!(pid, "upgraded: the new process serves");
         self.notifier.main_pid(pid);
+        if meanwhile.is_some() {
+            successor.reload();
+        }
         self.steering.close().await;
         elders.handed_on.notify_one();
         let (heir, line) = successor.let_go();

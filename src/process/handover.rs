@@ -23,6 +23,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net;
 use tokio::process::{Child, Command};
@@ -182,6 +183,15 @@ impl Successor {
         // It may have gone by itself.
         let _ = child.kill().await;
         Err(UpgradeError::Late)
+    }
+
+    /// Passes on that it is to read its configuration anew: it may have read an older one.
+    pub fn reload(&self) {
+        let pid = self.child.0.as_ref().and_then(Child::id).and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            // It may have gone by itself.
+            let _ = kill_process(pid, Signal::HUP);
+        }
     }
 
     /// Takes it off probation, once it serves; and the line to it.
