@@ -24,7 +24,7 @@ use crate::imap::{UserName, escape};
 const ALPN: &[u8] = b"imap";
 
 /// Does handshakes. One per configuration, shared by all listeners and workers, so that a ticket given by one is good
-/// at every other, and at those that a reload makes of the same [`Setting`]. It is good nowhere else: its keys die with the
+/// at every other, and at those that a reload makes of the same setting. It is good nowhere else: its keys die with the
 /// last of these, which binds tickets to this setting of client certificates. rustls binds them to the SNI name
 /// (CVE-2025-23419 is what happens otherwise).
 pub struct Acceptor {
