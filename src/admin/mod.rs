@@ -72,7 +72,7 @@ pub struct State {
     pub phase: watch::Receiver<Phase>,
     /// The bearer token, as it is now.
     pub token: watch::Receiver<Option<Arc<Secret>>>,
-    /// What changes something: [`api`].
+    /// What changes something: [`api()`].
     pub api: Router,
 }
 
