@@ -135,7 +135,7 @@ const HOMES: [(&str, &[&str]); 40] = [
     ("hyper_rustls", &["routing/lookup/http.rs"]),
     ("http_body_util", &["cli/admin.rs", "routing/lookup/http.rs"]),
     ("ldap3", &["routing/lookup/ldap.rs", "routing/lookup/ldap/"]),
-    ("serde", &["config/file/", "admin/api.rs"]),
+    ("serde", &["config/file/", "admin/api/"]),
     ("toml", &["config/file/"]),
     ("humantime", &["config/"]),
     ("ipnet", &["config/", "network.rs", "admission.rs", "limits.rs", "routing/lookup/fields.rs"]),

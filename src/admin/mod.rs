@@ -1,4 +1,4 @@
-//! The admin port: HTTP for Prometheus, for whoever asks whether mailmux is well, and (`api.rs`) for operators. It has no
+//! The admin port: HTTP for Prometheus, for whoever asks whether mailmux is well, and (`api/`) for operators. It has no
 //! state of its own and is of no use to a slow or hostile caller: every connection is one request, bounded in size, time and
 //! number.
 //!

@@ -1,6 +1,6 @@
 //! A server while it runs: its tasks, and the orders it carries out. A reload reads and binds all that is new before anything
 //! changes, and then puts it in place without a moment in between; what fails has changed nothing. Not here: where orders come
-//! from (`steer.rs`), phases (`conduct.rs`).
+//! from (`steer/`), phases (`conduct.rs`).
 
 use std::convert::Infallible;
 use std::io;

@@ -1,5 +1,9 @@
 //! What operators do to a running server: give it another configuration, take a backend out of use and put it back, hold a
-//! user's logins, move a user. Here is the work itself; who may ask for it, and how, is the business of `admin/` and `cli/`.
+//! user's logins, move a user. Here is the work itself, on a page for each thing; who may ask for it, and how, is the business of
+//! `admin/` and `cli/`.
+
+mod backends;
+mod users;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,23 +12,20 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::backend::Backend;
 use crate::config::{Config, Finding, Findings};
-use crate::imap::UserName;
 use crate::metrics::Metrics;
-use crate::outcome::Ending;
 use crate::process::Role;
 use crate::server::{Order, State};
 
-/// Sessions that are told to leave a backend are told so over this time, so that their clients do not all come back at once.
-const SPREAD: Duration = Duration::from_secs(5);
+pub use backends::Drained;
+pub use users::{LONGEST_HOLD, Moved};
+
 /// Told to leave, a session is gone after this, whatever it was doing.
 const LEAVING: Duration = Duration::from_secs(10);
-/// A hold that nobody releases ends after this: nobody is locked out because somebody forgot.
-pub const LONGEST_HOLD: Duration = Duration::from_mins(15);
 
 /// Steers a running server. Cheap to clone.
 #[derive(Clone)]
@@ -42,20 +43,6 @@ pub enum SteerError {
     /// Sessions are still there although they were told to leave.
     #[error("{0} sessions are still there")]
     StillThere(usize),
-}
-
-/// What became of a drain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    /// Sessions that were told to leave when patience was at its end.
-    pub dismissed: usize,
-}
-
-/// What became of a move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moved {
-    /// Sessions that were told to leave.
-    pub dismissed: usize,
 }
 
 impl Steering {
@@ -160,97 +147,6 @@ impl Steering {
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Gives a backend no new sessions from now on, waits for those there to end, and tells the rest to leave after
-    /// `patience`. It stays out of use until [`Steering::undrain`], also when this future is dropped.
-    ///
-    /// # Errors
-    /// There is no such backend, or sessions did not leave.
-    pub async fn drain(&self, backend: &str, patience: Duration) -> Result<Drained, SteerError> {
-        let (state, backend) = (self.state(), self.backend(backend)?);
-        backend.set_draining(true);
-        let name = &backend.config.name;
-        info!(backend = name, sessions = backend.sessions(), "draining");
-        let is_empty = || backend.sessions() == 0;
-        let mut dismissed = 0;
-        if timeout(patience, state.sessions.until(|_| is_empty())).await.is_err() {
-            dismissed = state.sessions.dismiss_backend(&backend, Ending::Moved, SPREAD).await;
-            let last = state.sessions.until(|_| is_empty());
-            if timeout(LEAVING, last).await.is_err() {
-                return Err(SteerError::StillThere(backend.sessions()));
-            }
-        }
-        info!(backend = name, dismissed, "drained");
-        Ok(Drained { dismissed })
-    }
-
-    /// Puts a backend back in use.
-    ///
-    /// # Errors
-    /// There is no such backend.
-    pub fn undrain(&self, backend: &str) -> Result<(), SteerError> {
-        let backend = self.backend(backend)?;
-        backend.set_draining(false);
-        info!(backend = backend.config.name, "in use again");
-        Ok(())
-    }
-
-    /// Holds a user's logins back until [`Steering::release`], at most for [`LONGEST_HOLD`].
-    pub fn hold(&self, user: &UserName) {
-        self.state().sessions.hold(user, LONGEST_HOLD);
-        info!(%user, "logins are held");
-    }
-
-    /// Lets a user's logins in again; false when they were not held.
-    pub fn release(&self, user: &UserName) -> bool {
-        let was_held = self.state().sessions.release(user);
-        info!(%user, was_held, "logins are let in");
-        was_held
-    }
-
-    /// Moves a user: holds new logins, tells the old sessions to leave and waits until they have, has `meanwhile` done (the
-    /// last copying of mail, say), and then lets logins in, to the backend `to` where that is given, else to where the
-    /// rules say by then; what lookups have said of the user is forgotten. Where a user was sent by `to` it goes until the
-    /// server ends or it is moved again.
-    ///
-    /// # Errors
-    /// There is no such backend, or sessions did not leave; the user is where it was then. Dropping the future lets logins
-    /// in as well.
-    pub async fn move_user<F: Future<Output = ()>>(
-        &self,
-        user: &UserName,
-        to: Option<&str>,
-        meanwhile: F,
-    ) -> Result<Moved, SteerError> {
-        let state = self.state();
-        let to = to.map(|name| self.backend(name)).transpose()?;
-        self.hold(user);
-        let release = Release { steering: self, user };
-        let dismissed = state.sessions.dismiss_user(user, Ending::Moved);
-        // Logins under way are allowed to end; they are told to leave as soon as they are in.
-        let patience = state.config.timeouts.backend_login + LEAVING;
-        let gone = state.sessions.until(|sessions| sessions.of_user(user) == 0);
-        if timeout(patience, gone).await.is_err() {
-            return Err(SteerError::StillThere(state.sessions.of_user(user)));
-        }
-        state.pool.dismiss_user(user);
-        meanwhile.await;
-        // The rules may be others by now.
-        self.state().router.moved(user, to.as_ref());
-        drop(release);
-        info!(%user, dismissed, to = to.as_ref().map(|backend| backend.config.name.as_str()), "moved");
-        Ok(Moved { dismissed })
-    }
-
-    /// Tells a user's sessions to leave, and lets go of links that wait for it; says how many sessions. They may come back at
-    /// once.
-    pub fn kick(&self, user: &UserName) -> usize {
-        let state = self.state();
-        let dismissed = state.sessions.dismiss_user(user, Ending::Kicked);
-        state.pool.dismiss_user(user);
-        info!(%user, dismissed, "kicked");
-        dismissed
-    }
-
     /// All listening sockets once more, for who comes after this process.
     ///
     /// # Errors
@@ -292,17 +188,5 @@ impl Steering {
 
     fn backend(&self, name: &str) -> Result<Arc<Backend>, SteerError> {
         self.state().router.backend(name).cloned().ok_or_else(|| SteerError::NoSuchBackend(name.to_owned()))
-    }
-}
-
-/// Releases a hold however a move ends.
-struct Release<'a> {
-    steering: &'a Steering,
-    user: &'a UserName,
-}
-
-impl Drop for Release<'_> {
-    fn drop(&mut self) {
-        self.steering.release(self.user);
     }
 }
