@@ -219,7 +219,7 @@ impl Backend {
     /// Changes that share until it is changed again, the configuration has another one, or the server ends; `None`: back to
     /// what the configuration says.
     pub fn set_weight(&self, weight: Option<u32>) {
-        self.standing.weight.set(weight.unwrap_or(self.config.weight.get()));
+        self.standing.weight.set(weight.unwrap_or_else(|| self.config.weight.get()));
     }
 
     /// How many links to it there are, or are being opened, for users or to wait for them.

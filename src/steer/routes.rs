@@ -66,7 +66,7 @@ impl Steering {
         // A certificate's owner has no password either.
         let (mechanism, credentials) = (Mechanism::External, Credentials::Certificate);
         let login = Login { mechanism, user: user.clone(), authzid: None, credentials };
-        let client = whence.client.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let client = whence.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let mut origin = Origin::new(SocketAddr::new(client, 0), listener.address.value);
         origin.server_name = whence.server_name;
         origin.secure = true;
