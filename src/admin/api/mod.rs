@@ -2,8 +2,14 @@
 //! paths of one thing; each path asks [`Steering`] and tells what came of it. Not here: who may ask (the room above).
 
 mod backends;
+mod certificates;
+mod config;
+mod limits;
+mod lookups;
 mod server;
 mod users;
+
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -14,17 +20,36 @@ use crate::steer::{SteerError, Steering};
 
 /// The paths below `/api/v1`.
 pub fn api(steering: Steering) -> Router {
-    Router::new().merge(server::paths()).merge(users::paths()).merge(backends::paths()).with_state(steering)
+    Router::new()
+        .merge(server::paths())
+        .merge(users::paths())
+        .merge(backends::paths())
+        .merge(limits::paths())
+        .merge(lookups::paths())
+        .merge(certificates::paths())
+        .merge(config::paths())
+        .with_state(steering)
 }
 
 fn failed(error: &SteerError) -> Response {
     let status = match error {
-        SteerError::NoSuchBackend(_) => StatusCode::NOT_FOUND,
-        SteerError::StillThere(_) => StatusCode::CONFLICT,
+        SteerError::NoSuchBackend(_) | SteerError::NoSuchLookup(_) => StatusCode::NOT_FOUND,
+        SteerError::StillThere(_) | SteerError::NoLog => StatusCode::CONFLICT,
     };
     said(status, &json!({ "error": error.to_string() }))
 }
 
 fn said(status: StatusCode, what: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{what}\n")).into_response()
+}
+
+/// The request cannot be understood.
+fn mistaken(why: &str) -> Response {
+    said(StatusCode::BAD_REQUEST, &json!({ "error": why }))
+}
+
+/// A moment in seconds since 1970, to the millisecond.
+fn moment(at: SystemTime) -> Value {
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    json!((seconds * 1000.0).round() / 1000.0)
 }
