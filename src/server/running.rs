@@ -18,6 +18,7 @@ use super::doors::Doors;
 use super::plan::{self, Plan};
 use super::{Order, Server, State, a_fault, collect, general, names, spawn};
 use crate::config::{Config, Finding};
+use crate::history::BackendSample;
 use crate::probe::Prober;
 use crate::process::{MEMORY_LOOKS, Phase, Role};
 use crate::routing::Router;
@@ -69,6 +70,7 @@ impl Running {
         let sweeper = spawn(sweep(running.current.subscribe()));
         let watch = spawn(watch_certificates(running.current.subscribe(), running.steering.clone()));
         let memory = spawn(watch_memory(running.current.subscribe()));
+        let history = spawn(keep_history(running.current.subscribe()));
         let pool = spawn(Arc::clone(&state.pool).run(returns, Arc::clone(&state.dialling)));
         drop(state);
         let (mut left, mut stopped) = (phase.clone(), phase);
@@ -90,7 +92,7 @@ impl Running {
                 warn!("some sessions did not end when told to; leaving them behind");
             }
         }
-        [sweeper, watch, memory, pool].iter().for_each(JoinHandle::abort);
+        [sweeper, watch, memory, history, pool].iter().for_each(JoinHandle::abort);
         running.admin.leave();
         for (_, probe) in running.probes {
             probe.abort();
@@ -270,6 +272,20 @@ async fn watch_memory(current: watch::Receiver<Arc<State>>) {
         let state = Arc::clone(&current.borrow());
         state.memory.look(state.admission.sessions());
     }
+}
+
+async fn keep_history(current: watch::Receiver<Arc<State>>) {
+    let history = Arc::clone(&current.borrow().history);
+    let sample = || {
+        let state = Arc::clone(&current.borrow());
+        let backends = state.router.backends().iter().map(|backend| BackendSample {
+            name: backend.config.name.clone(),
+            sessions: backend.sessions(),
+            is_up: backend.is_up(),
+        });
+        (state.metrics.readings(), backends.collect())
+    };
+    history.keep(sample).await;
 }
 
 async fn sweep(current: watch::Receiver<Arc<State>>) {

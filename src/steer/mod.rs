@@ -3,6 +3,7 @@
 //! `admin/` and `cli/`.
 
 mod backends;
+mod status;
 mod users;
 
 use std::io;
@@ -22,7 +23,10 @@ use crate::process::Role;
 use crate::server::{Order, State};
 
 pub use backends::Drained;
+pub use status::{ListenerStatus, Status};
 pub use users::{LONGEST_HOLD, Moved};
+
+pub use crate::history::{Quantiles, STEP as HISTORY_STEP, Shown};
 
 /// Told to leave, a session is gone after this, whatever it was doing.
 const LEAVING: Duration = Duration::from_secs(10);

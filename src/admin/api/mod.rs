@@ -3,6 +3,7 @@
 
 mod backends;
 mod server;
+mod status;
 mod users;
 
 use axum::Router;
@@ -14,7 +15,12 @@ use crate::steer::{SteerError, Steering};
 
 /// The paths below `/api/v1`.
 pub fn api(steering: Steering) -> Router {
-    Router::new().merge(server::paths()).merge(users::paths()).merge(backends::paths()).with_state(steering)
+    Router::new()
+        .merge(server::paths())
+        .merge(status::paths())
+        .merge(users::paths())
+        .merge(backends::paths())
+        .with_state(steering)
 }
 
 fn failed(error: &SteerError) -> Response {
