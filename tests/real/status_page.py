@@ -240,7 +240,7 @@ class StatusPage(Case):
         self.assertEqual((len(tables), [name for name in tables if not name]), (7, []), "each with its caption")
         nameless = [(role, name) for role, name in named if role in ("button", "textbox", "searchbox", "combobox", "link") and not name]
         self.assertEqual(nameless, [])
-        charts = [name for role, name in named if role == "image" and "the last" in name]
+        charts = [name for role, name in named if role == "image" and "in the last" in name]
         self.assertEqual(len(charts), 6, "what a line shows is said in words")
 
     def test_it_survives_a_restart(self):

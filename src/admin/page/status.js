@@ -109,7 +109,8 @@ function span(seconds) {
   return two(Math.floor(s / 86400), "d", s < 864000 ? Math.floor((s % 86400) / 3600) : 0, "h");
 }
 
-const now = () => Date.now() / 1000;
+/// By mailmux's clock, which need not go as the one of this machine.
+const now = () => Date.now() / 1000 + state.ahead;
 const ago = (at) => (at == null ? "–" : `${span(now() - at)} ago`);
 const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 const minute = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
@@ -200,7 +201,7 @@ class Chart {
     say(this.most, values.length ? `most ${this.unit(most)}` : "no hour to show yet");
     const last = series[0]?.at(-1);
     const summary = values.length ? `now ${this.unit(last)}, at most ${this.unit(most)}` : "nothing yet";
-    this.svg.setAttribute("aria-label", `${label}, the last ${span(series[0].length * step)}: ${summary}`);
+    this.svg.setAttribute("aria-label", `${label} in the last ${span(series[0].length * step)}: ${summary}`);
   }
 
   point(event) {
@@ -459,7 +460,7 @@ const pardon = (held) =>
 
 // ---------------------------------------------------------------------------------------------------- what is shown
 
-const state = { status: null, history: null, polls: [], refused: false, lostAt: null, pages: [""], next: null, slowAt: 0 };
+const state = { ahead: 0, status: null, history: null, polls: [], refused: false, lostAt: null, pages: [""], next: null, slowAt: 0 };
 
 function tile(id, names, unit) {
   const element = $(id);
@@ -580,7 +581,7 @@ function showHistory(history) {
   tiles.logins.chart.show([history.logins_ok], end, step, "Logins per second");
   tiles.failures.chart.show([history.logins_failed], end, step, "Failed logins per second");
   const { p50 = [], p95 = [], p99 = [] } = history.login_seconds ?? {};
-  tiles.latency.chart.show([p95, p50, p99], end, step, "95 of 100 logins took no longer than");
+  tiles.latency.chart.show([p95, p50, p99], end, step, "Time within which 95 of 100 logins were done");
   tiles.bytes.chart.show([history.bytes_to_client, history.bytes_to_backend], end, step, "Bytes per second to clients");
   tiles.queue.chart.show([history.queue], end, step, "Logins that waited");
 }
@@ -866,13 +867,14 @@ function heard(status) {
     result("quiet", isOther ? `mailmux is now version ${status.version}: load this page anew.` : "mailmux was started anew.");
   }
   state.status = status;
+  state.ahead = status.started_at + status.uptime_seconds - Date.now() / 1000;
   state.polls.push({ at: performance.now() / 1000, status });
   while (state.polls.length > 6) state.polls.shift();
 }
 
 function found() {
   state.lostAt = null;
-  state.heardAt = now();
+  state.heardAt = Date.now() / 1000;
   document.body.classList.remove("waiting", "lost");
   trouble("");
   mark($("live"), "ok", `live, ${clock(state.heardAt)}`);
@@ -882,7 +884,7 @@ function lost(error) {
   if (error instanceof Refused && error.status === 401) return refuseToken();
   if (error instanceof Refused) return trouble(inWords(error));
   if (!(error instanceof TypeError) && error.name !== "TimeoutError") console.error(error);
-  state.lostAt ??= now();
+  state.lostAt ??= Date.now() / 1000;
   document.body.classList.add("lost");
   mark($("live"), "bad", "no answer");
   trouble(`No answer since ${clock(state.heardAt ?? state.lostAt)}. Asking again every ${EVERY / 1000} seconds.`);
