@@ -48,9 +48,12 @@ class StatusPage(Case):
         self.browser.complaints()
         self.addCleanup(lambda: self.assertEqual(self.browser.complaints(), []))
 
-    def reads(self, selector, words, wait=20):
+    def reads(self, selector, words):
         """Waits until these words are to be read there."""
-        return until(lambda: words in self.browser.text(selector), f"{words!r} at {selector}: {self.browser.text(selector)!r}", wait)
+        try:
+            until(lambda: words in self.browser.text(selector), f"{words!r} at {selector}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it says {self.browser.text(selector)!r}") from None
 
     def open(self):
         """The page with its data."""

@@ -388,7 +388,7 @@ function change({ title, text, yes, time = false, path, done, begun = "" }) {
 }
 
 async function carryOut(path, done, begun) {
-  if (begun) result("quiet", begun);
+  const isBegun = begun ? result("quiet", begun, Infinity) : null;
   try {
     // A drain answers when it is over, which may take as long as its sessions.
     result("ok", done(await ask("POST", path, 0)));
@@ -396,17 +396,19 @@ async function carryOut(path, done, begun) {
     result("bad", inWords(error));
     if (error.status === 401) refuseToken();
   }
+  isBegun?.remove();
   soon();
 }
 
-function result(kind, words) {
+function result(kind, words, time = kind === "bad" ? 30000 : 12000) {
   const line = make("p", { class: `result ${kind}` }, make("span", {}), make("button", { type: "button", class: "plain", "aria-label": "Dismiss" }, "×"));
   mark(line.firstChild, kind, words);
   const go = () => line.remove();
   line.lastChild.addEventListener("click", go);
   $("results").append(line);
   while ($("results").children.length > 4) $("results").firstChild.remove();
-  setTimeout(go, kind === "bad" ? 30000 : 12000);
+  if (Number.isFinite(time)) setTimeout(go, time);
+  return line;
 }
 
 const kicked = ({ dismissed }) => (dismissed === 0 ? "Nobody was there to be kicked." : `${plural(dismissed, "session")} told to leave.`);
@@ -924,15 +926,16 @@ function useToken(word) {
 
 function showToken() {
   const has = token.get() !== "";
-  $("token").placeholder = has ? "kept in this tab" : "for changes";
   $("token").value = "";
-  $("token-forget").hidden = !has;
+  for (const id of ["token-label", "token", "token-use"]) $(id).hidden = has;
+  for (const id of ["token-kept", "token-forget"]) $(id).hidden = !has;
 }
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!$("token").value.trim()) return;
   useToken($("token").value);
+  $("token-forget").focus();
   soon();
 });
 $("token-forget").addEventListener("click", () => {
