@@ -90,7 +90,10 @@ const ROOMS: [(&str, &[&str]); 33] = [
             "tls",
         ],
     ),
-    ("steer", &["backend", "config", "history", "imap", "metrics", "outcome", "process", "server"]),
+    (
+        "steer",
+        &["backend", "config", "history", "imap", "metrics", "origin", "outcome", "process", "routing", "server"],
+    ),
     ("admin", &["config", "imap", "metrics", "process", "steer"]),
     ("conduct", &["process", "steer"]),
     ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),

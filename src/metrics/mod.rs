@@ -25,7 +25,7 @@ use crate::imap::Mechanism;
 use crate::outcome::{Ending, LOGIN_OUTCOMES, Limit};
 
 use backend::Backends;
-pub use backend::{BackendError, BackendMetrics, Checkout, Counted, Eviction};
+pub use backend::{BackendError, BackendMetrics, BackendReading, Checkout, Counted, Eviction};
 pub use life::Life;
 pub use quantile::quantile;
 pub use readings::{Counts, ListenerReadings, Readings};

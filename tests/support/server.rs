@@ -36,8 +36,7 @@ refusal_grid = "10ms"
 "#;
 
 impl Running {
-    /// Starts one. Relative paths are taken from `folder`; sections `[admin]` and `[timeouts]` are added unless they
-    /// are there.
+    /// Starts one. Relative paths are taken from `folder`; `[admin]` and `[timeouts]` sections are added unless there are some.
     pub fn start(folder: &Path, config: &str) -> Self {
         let text = Self::complete(config);
         let config = Config::parse(&text, &folder.join("mailmux.toml")).unwrap_or_else(|findings| panic!("{findings}"));
