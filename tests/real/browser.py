@@ -83,7 +83,8 @@ class Browser:
 
     def text(self, selector):
         """What is to be read there; nothing where it is hidden."""
-        return self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+        script = "const e = document.querySelector(arguments[0]); return e?.checkVisibility() ? e.innerText : ''"
+        return self.run(script, selector)
 
     def element(self, selector):
         found = self.tell("/element", {"using": "css selector", "value": selector})

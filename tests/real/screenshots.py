@@ -100,7 +100,8 @@ max_links = {(80, 80, 60)[at]}
             setattr(self, name, dovecot)
         library = next(iter(sorted(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))))
         environment = os.environ | {"LD_PRELOAD": str(library), "FAKETIME": f"+0 x{FASTER}"}
-        self.mailmux = Mailmux(self.folder, self.config(backends), env=environment)
+        (self.folder / "token").write_text(WORD)
+        self.mailmux = Mailmux(self.folder, self.config(backends), admin='token_file = "token"\n', env=environment)
         self.addCleanup(self.mailmux.stop)
 
     def issue(self, name, days):
@@ -215,6 +216,9 @@ relay_idle = "10h"
             browser.screen(width, height)
             browser.prefers(color_scheme=colours, reduced_motion="reduce")
             browser.go(url)
+            if browser.text("#token-use"):
+                browser.type("#token", WORD)
+                browser.press("Enter")
             until(lambda: "live" in browser.text("#live"), "the page")
             # Rates are those of the last seconds.
             until(lambda: browser.text("#tile-logins .figure") not in ("", "–"), "rates")

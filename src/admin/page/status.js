@@ -632,7 +632,7 @@ const tables = {
     ["Weight", (b) => (b.configured_weight != null && b.weight !== b.configured_weight ? `${b.weight} (${b.configured_weight})` : number(b.weight)), "number"],
     ["Queue", (b, cell) => { cell.classList.toggle("alert", b.queue > 0); return number(b.queue); }, "number"],
     ["Logins/s", (b) => rate(state.history?.backends?.[b.name]?.logins?.at(-1)), "number"],
-    ["p95", (b) => millis(b.login_seconds?.p95), "number"],
+    ["p95", (b, cell) => { const { p50, p95, p99 } = b.login_seconds ?? {}; cell.title = `since the start: p50 ${millis(p50)}, p95 ${millis(p95)}, p99 ${millis(p99)}`; return millis(p95); }, "number"],
     ["Errors", (b) => number(b.errors_total), "number"],
     ["Bytes", (b, cell) => lines(cell, bytes(b.bytes?.to_client), `${bytes(b.bytes?.to_backend)} sent`), "number"],
     ["What to do", (b, cell, row) => {
