@@ -18,6 +18,7 @@ use super::doors::Doors;
 use super::plan::{self, Plan};
 use super::{Order, Server, State, a_fault, collect, general, names, spawn};
 use crate::config::{Config, Finding};
+use crate::history::BackendSample;
 use crate::probe::Prober;
 use crate::process::{MEMORY_LOOKS, Phase, Role};
 use crate::routing::Router;
@@ -70,6 +71,7 @@ impl Running {
         let watch = spawn(watch_certificates(running.current.subscribe(), running.steering.clone()));
         let memory = spawn(watch_memory(running.current.subscribe()));
         let level = spawn(watch_log_level(running.current.subscribe()));
+        let history = spawn(keep_history(running.current.subscribe()));
         let pool = spawn(Arc::clone(&state.pool).run(returns, Arc::clone(&state.dialling)));
         drop(state);
         let (mut left, mut stopped) = (phase.clone(), phase);
@@ -91,7 +93,7 @@ impl Running {
                 warn!("some sessions did not end when told to; leaving them behind");
             }
         }
-        [sweeper, watch, memory, level, pool].iter().for_each(JoinHandle::abort);
+        [sweeper, watch, memory, level, history, pool].iter().for_each(JoinHandle::abort);
         running.admin.leave();
         for (_, probe) in running.probes {
             probe.abort();
@@ -283,6 +285,20 @@ async fn watch_log_level(current: watch::Receiver<Arc<State>>) {
             info!(level = level.as_str(), "the log's level is the configured one again");
         }
     }
+}
+
+async fn keep_history(current: watch::Receiver<Arc<State>>) {
+    let history = Arc::clone(&current.borrow().history);
+    let sample = || {
+        let state = Arc::clone(&current.borrow());
+        let backends = state.router.backends().iter().map(|backend| BackendSample {
+            name: backend.config.name.clone(),
+            sessions: backend.sessions(),
+            is_up: backend.is_up(),
+        });
+        (state.metrics.readings(), backends.collect())
+    };
+    history.keep(sample).await;
 }
 
 async fn sweep(current: watch::Receiver<Arc<State>>) {

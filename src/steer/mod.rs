@@ -8,6 +8,7 @@ mod certificates;
 mod config;
 mod limits;
 mod lookups;
+mod status;
 mod users;
 
 use std::io;
@@ -33,7 +34,10 @@ pub use config::ShownConfig;
 pub use limits::{HeldBack, HeldPage, Mark};
 pub use lookups::LookupState;
 pub use routes::{Destination, Explained, Whence};
+pub use status::{ListenerStatus, Status};
 pub use users::{LONGEST_HOLD, Moved};
+
+pub use crate::history::{Quantiles, STEP as HISTORY_STEP, Shown};
 
 /// Told to leave, a session is gone after this, whatever it was doing.
 const LEAVING: Duration = Duration::from_secs(10);

@@ -50,6 +50,7 @@ mod proxy;
 mod relay;
 mod reload;
 mod routing;
+mod status;
 mod steering;
 mod tls;
 mod transcripts;

@@ -9,6 +9,7 @@ mod config;
 mod limits;
 mod lookups;
 mod server;
+mod status;
 mod users;
 
 use std::time::SystemTime;
@@ -26,6 +27,7 @@ use crate::steer::{SteerError, Steering};
 pub fn api(steering: Steering) -> Router {
     Router::new()
         .merge(server::paths())
+        .merge(status::paths())
         .merge(users::paths())
         .merge(backends::paths())
         .merge(pool::paths())
