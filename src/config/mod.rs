@@ -128,6 +128,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A network, or one address, as it is written in the configuration, for whoever asks for one elsewhere.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    file::text::<IpNet>(text).map_err(|problem| problem.replace('\n', ", "))
+}
+
 /// A value together with the place in the file where it was written, for checks that only a later room can make
 /// (does this file hold a certificate?). Two are equal when the values are: settings that merely stand elsewhere in the file
 /// have not changed.

@@ -1,8 +1,9 @@
-//! What operators do to a running server: give it another configuration, take a backend out of use and put it back, hold a
-//! user's logins, move a user. Here is the work itself, on a page for each thing; who may ask for it, and how, is the business of
+//! What operators do to a running server: see who is in, give it another configuration, take a backend out of use and put it
+//! back, hold a user's logins, move a user, tell sessions to leave. Here is the work itself, on a page for each thing; who may ask for it, and how, is the business of
 //! `admin/` and `cli/`.
 
 mod backends;
+mod sessions;
 mod users;
 
 use std::io;
@@ -20,9 +21,10 @@ use crate::config::{Config, Finding, Findings};
 use crate::metrics::Metrics;
 use crate::process::Role;
 use crate::server::{Order, State};
+pub use crate::sessions::{Dismissed, Filter, Page, Rank, Seen, SeenUser, Sort};
 
 pub use backends::Drained;
-pub use users::{LONGEST_HOLD, Moved};
+pub use users::{KnownUser, LONGEST_HOLD, Moved};
 
 /// Told to leave, a session is gone after this, whatever it was doing.
 const LEAVING: Duration = Duration::from_secs(10);

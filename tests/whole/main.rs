@@ -48,6 +48,7 @@ mod proxy;
 mod relay;
 mod reload;
 mod routing;
+mod sessions;
 mod steering;
 mod tls;
 mod transcripts;

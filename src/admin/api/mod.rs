@@ -2,7 +2,9 @@
 //! paths of one thing; each path asks [`Steering`] and tells what came of it. Not here: who may ask (the room above).
 
 mod backends;
+mod parts;
 mod server;
+mod sessions;
 mod users;
 
 use axum::Router;
@@ -14,7 +16,12 @@ use crate::steer::{SteerError, Steering};
 
 /// The paths below `/api/v1`.
 pub fn api(steering: Steering) -> Router {
-    Router::new().merge(server::paths()).merge(users::paths()).merge(backends::paths()).with_state(steering)
+    Router::new()
+        .merge(server::paths())
+        .merge(sessions::paths())
+        .merge(users::paths())
+        .merge(backends::paths())
+        .with_state(steering)
 }
 
 fn failed(error: &SteerError) -> Response {
