@@ -51,6 +51,7 @@ mod relay;
 mod reload;
 mod routing;
 mod status;
+mod sessions;
 mod steering;
 mod tls;
 mod transcripts;
