@@ -157,14 +157,13 @@ impl Sessions {
 
     /// Looks at all that match and are there when this begins, in their order.
     pub(super) async fn each(&self, filter: &Filter, mut look: impl FnMut(&Arc<Place>)) {
-        let end = self.roll.last();
         let mut look_at = |places: &[Arc<Place>]| places.iter().filter(|place| filter.fits(place)).for_each(&mut look);
         if let Some(user) = &filter.user {
             let places = self.users.get(&user.normalised()).map_or_else(Vec::new, |entry| entry.places.clone());
             look_at(&places);
             return;
         }
-        let (mut after, mut places) = (0, Vec::with_capacity(PIECE));
+        let (end, mut after, mut places) = (self.roll.last(), 0, Vec::with_capacity(PIECE));
         loop {
             self.roll.read(after, end, PIECE, &mut places);
             let Some(last) = places.last() else { return };

@@ -483,9 +483,9 @@ async fn users_are_shown() {
     assert_eq!((names(&last), &last["next"]), (vec!["fay".to_owned()], &Value::Null));
 
     let (status, mut one) = world.get("/api/v1/users/Ann").await;
-    let list = one.as_object_mut().and_then(|one| one.remove("session_list")).expect("a list");
+    let sessions = one.as_object_mut().and_then(|one| one.remove("session_list")).expect("a list");
     assert_eq!((status, one), (200, ann));
-    let ports: Vec<_> = list.as_array().expect("a list").iter().map(|session| &session["client_port"]).collect();
+    let ports: Vec<_> = sessions.as_array().expect("a list").iter().map(|session| &session["client_port"]).collect();
     assert_eq!(ports, [1, 3]);
     assert_eq!(world.get("/api/v1/users/fay").await.1["moved_to"], "blue");
     assert_eq!(world.get("/api/v1/users/nobody").await.0, 404);
@@ -543,5 +543,6 @@ async fn what_cannot_be_understood_is_refused_and_kicks_nobody() {
         let (status, answer) = world.get(&format!("/api/v1/{path}")).await;
         assert!(status == 400 && answer["error"].is_string(), "{path}: {status} {answer}");
     }
+    assert_eq!(world.post("/api/v1/sessions/%FF/kick").await.0, 400);
     is_alive(&mut ann).await;
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -18,16 +18,32 @@ use crate::steer::Steering;
 const PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1000;
 
+/// It cannot be understood what is wanted, and why not.
+#[derive(Debug)]
+pub(super) struct Wrong(pub(super) String);
+
+impl IntoResponse for Wrong {
+    fn into_response(self) -> Response {
+        said(StatusCode::BAD_REQUEST, &json!({ "error": self.0 }))
+    }
+}
+
+impl Wrong {
+    pub(super) fn new(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+}
+
 /// What stands in the query.
 pub(super) struct Parameters<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
-    type Rejection = Response;
+    type Rejection = Wrong;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Wrong> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(parameters)) => Ok(Self(parameters)),
-            Err(why) => Err(wrong(&why.body_text())),
+            Err(why) => Err(Wrong(why.body_text())),
         }
     }
 }
@@ -36,32 +52,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
 pub(super) struct Whom(pub(super) UserName);
 
 impl FromRequestParts<Steering> for Whom {
-    type Rejection = Response;
+    type Rejection = Wrong;
 
-    async fn from_request_parts(parts: &mut Parts, steering: &Steering) -> Result<Self, Response> {
+    async fn from_request_parts(parts: &mut Parts, steering: &Steering) -> Result<Self, Wrong> {
         match Path::<String>::from_request_parts(parts, steering).await {
             Ok(Path(name)) => whom(steering, &name).map(Self),
-            Err(why) => Err(wrong(&why.body_text())),
+            Err(why) => Err(Wrong(why.body_text())),
         }
     }
 }
 
 /// The user of this name.
-pub(super) fn whom(steering: &Steering, name: &str) -> Result<UserName, Response> {
-    steering.whom(name).map_err(|_| wrong("that is no user's name: it is empty or holds a control character"))
+pub(super) fn whom(steering: &Steering, name: &str) -> Result<UserName, Wrong> {
+    steering.whom(name).map_err(|_| Wrong::new("that is no user's name: it is empty or holds a control character"))
 }
 
 /// How many are wanted on a page.
-pub(super) fn page_size(limit: Option<usize>) -> Result<usize, Response> {
+pub(super) fn page_size(limit: Option<usize>) -> Result<usize, Wrong> {
     match limit.unwrap_or(PAGE) {
         limit @ 1..=LONGEST_PAGE => Ok(limit),
-        _ => Err(wrong(&format!("limit: a page has 1 to {LONGEST_PAGE}"))),
+        _ => Err(Wrong(format!("limit: a page has 1 to {LONGEST_PAGE}"))),
     }
-}
-
-/// It cannot be understood what is wanted.
-pub(super) fn wrong(why: &str) -> Response {
-    said(StatusCode::BAD_REQUEST, &json!({ "error": why }))
 }
 
 /// A moment in answers: seconds since 1970, to the millisecond.

@@ -1,6 +1,7 @@
 //! Sessions: listed, kicked.
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -8,7 +9,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::parts::{Parameters, moment, page_size, span, whom, wrong};
+use super::parts::{Parameters, Wrong, moment, page_size, span, whom};
 use super::said;
 use crate::config::network;
 use crate::pulse;
@@ -46,51 +47,46 @@ struct Wanted {
     after: Option<u64>,
 }
 
-async fn list(State(steering): State<Steering>, Parameters(wanted): Parameters<Wanted>) -> Response {
+async fn list(State(steering): State<Steering>, Parameters(wanted): Parameters<Wanted>) -> Result<Response, Wrong> {
     let Wanted { id, user, network, backend, listener, state, limit, after } = wanted;
-    let filter = filter(&steering, Meant { id, user, network, backend }).and_then(|filter| {
-        let state = state.map(|name| named(&name)).transpose()?;
-        Ok((Filter { listener, state, ..filter }, page_size(limit)?))
-    });
-    let (filter, limit) = match filter {
-        Ok(filter) => filter,
-        Err(response) => return response,
-    };
-    let page = steering.sessions(&filter, after.unwrap_or(0), limit).await;
+    let meant = filter(&steering, Meant { id, user, network, backend })?;
+    let filter = Filter { listener, state: state.map(|name| named(&name)).transpose()?, ..meant };
+    let page = steering.sessions(&filter, after.unwrap_or(0), page_size(limit)?).await;
     let sessions: Vec<_> = page.items.iter().map(shown).collect();
-    said(
-        StatusCode::OK,
-        &json!({ "total": page.total, "next": page.next.map(|next| next.to_string()), "sessions": sessions }),
-    )
+    let next = page.next.map(|next| next.to_string());
+    Ok(said(StatusCode::OK, &json!({ "total": page.total, "next": next, "sessions": sessions })))
 }
 
-async fn kick(State(steering): State<Steering>, Parameters(meant): Parameters<Meant>) -> Response {
-    match filter(&steering, meant) {
-        Ok(filter) if filter.is_empty() => wrong("one of id, user, network and backend is needed"),
-        Ok(filter) => said(StatusCode::OK, &json!({ "dismissed": steering.kick(&filter).await.told })),
-        Err(response) => response,
+async fn kick(State(steering): State<Steering>, Parameters(meant): Parameters<Meant>) -> Result<Response, Wrong> {
+    let filter = filter(&steering, meant)?;
+    if filter.is_empty() {
+        return Err(Wrong::new("one of id, user, network and backend is needed"));
     }
+    Ok(said(StatusCode::OK, &json!({ "dismissed": steering.kick(&filter).await.told })))
 }
 
-async fn kick_one(State(steering): State<Steering>, Path(id): Path<String>) -> Response {
-    let filter = Filter { id: Some(id), ..Filter::default() };
-    let dismissed = steering.kick(&filter).await;
+async fn kick_one(
+    State(steering): State<Steering>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Wrong> {
+    let Path(id) = id.map_err(|why| Wrong(why.body_text()))?;
+    let dismissed = steering.kick(&Filter { id: Some(id), ..Filter::default() }).await;
     if dismissed.met == 0 {
-        return said(StatusCode::NOT_FOUND, &json!({ "error": "there is no session of this id" }));
+        return Ok(said(StatusCode::NOT_FOUND, &json!({ "error": "there is no session of this id" })));
     }
-    said(StatusCode::OK, &json!({ "dismissed": dismissed.told }))
+    Ok(said(StatusCode::OK, &json!({ "dismissed": dismissed.told })))
 }
 
-fn filter(steering: &Steering, meant: Meant) -> Result<Filter, Response> {
-    let Meant { id, user, network: net, backend } = meant;
-    let user = user.map(|name| whom(steering, &name)).transpose()?;
-    let network = net.map(|text| network(&text).map_err(|why| wrong(&format!("network: {why}")))).transpose()?;
-    Ok(Filter { id, user, network, backend, ..Filter::default() })
+fn filter(steering: &Steering, meant: Meant) -> Result<Filter, Wrong> {
+    let user = meant.user.map(|name| whom(steering, &name)).transpose()?;
+    let network = meant.network.map(|text| network(&text)).transpose();
+    let network = network.map_err(|why| Wrong(format!("network: {why}")))?;
+    Ok(Filter { user, network, backend: meant.backend, id: meant.id, ..Filter::default() })
 }
 
-fn named(name: &str) -> Result<pulse::State, Response> {
+fn named(name: &str) -> Result<pulse::State, Wrong> {
     let found = pulse::State::ALL.into_iter().find(|state| state.as_str() == name);
-    found.ok_or_else(|| wrong("state: one of logging_in, active and idle"))
+    found.ok_or_else(|| Wrong::new("state: one of logging_in, active and idle"))
 }
 
 /// A session in answers.

@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::parts::{Parameters, Whom, moment, page_size, wrong};
+use super::parts::{Parameters, Whom, Wrong, moment, page_size};
 use super::{failed, said, sessions};
 use crate::steer::{Filter, KnownUser, Rank, Sort, Steering};
 
@@ -36,23 +36,18 @@ struct Wanted {
     after: Option<String>,
 }
 
-async fn list(State(steering): State<Steering>, Parameters(wanted): Parameters<Wanted>) -> Response {
-    let Some(sort) = wanted.sort.as_deref().map_or(Some(Sort::default()), Sort::named) else {
-        return wrong("sort: one of name, bytes and sessions");
+async fn list(State(steering): State<Steering>, Parameters(wanted): Parameters<Wanted>) -> Result<Response, Wrong> {
+    let sort = match wanted.sort.as_deref() {
+        None => Sort::default(),
+        Some(name) => Sort::named(name).ok_or_else(|| Wrong::new("sort: one of name, bytes and sessions"))?,
     };
-    let Ok(after) = wanted.after.as_deref().map(str::parse::<Rank>).transpose() else {
-        return wrong("after: that is no page's next");
-    };
-    let limit = match page_size(wanted.limit) {
-        Ok(limit) => limit,
-        Err(response) => return response,
-    };
+    let after = wanted.after.as_deref().map(str::parse::<Rank>).transpose();
+    let after = after.map_err(|_| Wrong::new("after: that is no page's next"))?;
+    let limit = page_size(wanted.limit)?;
     let page = steering.users(sort, wanted.held == Some(true), after, limit).await;
     let users: Vec<_> = page.items.iter().map(shown).collect();
-    said(
-        StatusCode::OK,
-        &json!({ "total": page.total, "next": page.next.map(|next| next.to_string()), "users": users }),
-    )
+    let next = page.next.map(|next| next.to_string());
+    Ok(said(StatusCode::OK, &json!({ "total": page.total, "next": next, "users": users })))
 }
 
 async fn one(State(steering): State<Steering>, Whom(user): Whom) -> Response {
