@@ -92,7 +92,10 @@ const ROOMS: [(&str, &[&str]); 33] = [
     ),
     (
         "steer",
-        &["backend", "config", "history", "imap", "metrics", "origin", "outcome", "process", "routing", "server"],
+        &[
+            "backend", "config", "history", "imap", "limits", "metrics", "network", "origin", "outcome", "process",
+            "routing", "server", "tls",
+        ],
     ),
     ("admin", &["config", "imap", "metrics", "process", "steer"]),
     ("conduct", &["process", "steer"]),
@@ -124,6 +127,7 @@ const HOMES: [(&str, &[&str]); 40] = [
             "tally.rs",
             "tally/",
             "limits.rs",
+            "limits/",
             "sessions.rs",
             "backend/places.rs",
             "pool/",
@@ -143,7 +147,7 @@ const HOMES: [(&str, &[&str]); 40] = [
     ("serde", &["config/file/", "admin/api/"]),
     ("toml", &["config/file/"]),
     ("humantime", &["config/"]),
-    ("ipnet", &["config/", "network.rs", "admission.rs", "limits.rs", "routing/lookup/fields.rs"]),
+    ("ipnet", &["config/", "network.rs", "admission.rs", "limits/", "steer/limits.rs", "routing/lookup/fields.rs"]),
     ("clap", &["cli/", "main.rs"]),
     ("tracing_subscriber", &["process/log.rs"]),
     ("socket2", &["listener.rs", "link/connect.rs", "server/admin_doors.rs"]),

@@ -90,6 +90,11 @@ impl Life {
         self.last_reload.set(now.as_secs_f64());
     }
 
+    /// When the configuration that is in use was read, in seconds since 1970.
+    pub fn configured_at(&self) -> f64 {
+        self.last_reload.get()
+    }
+
     /// The process drains, and so many sessions are left.
     pub fn draining(&self, sessions: usize) {
         self.draining.set(1);

@@ -349,4 +349,16 @@ impl LookupMetrics {
     pub fn answered(&self, outcome: &'static str, took: Duration) {
         self.seconds.with_label_values(&[&self.name, outcome]).observe(took.as_secs_f64());
     }
+
+    /// Answers so far, by outcome.
+    pub fn answers(&self) -> Vec<(&'static str, u64)> {
+        let count = |outcome: &str| self.seconds.with_label_values(&[&self.name, outcome]).get_sample_count();
+        LOOKUP_OUTCOMES.iter().map(|outcome| (*outcome, count(outcome))).collect()
+    }
+
+    /// How answers that can be kept came about so far.
+    pub fn ways(&self) -> Vec<(&'static str, u64)> {
+        let count = |way: &str| self.cache.with_label_values(&[&self.name, way]).get();
+        LOOKUP_WAYS.iter().map(|way| (*way, count(way))).collect()
+    }
 }

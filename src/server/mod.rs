@@ -167,7 +167,7 @@ impl State {
         }
         self.pool.adopt(self.config.pool.clone(), self.config.timeouts.backend_connect, self.router.backends());
         if let Some(log) = &self.log {
-            log.set_level(self.config.log.level);
+            log.set_level(self.config.log.level, None);
         }
         self.tell_metrics();
         self.metrics.life().configured();

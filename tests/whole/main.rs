@@ -39,6 +39,7 @@
 mod support;
 
 mod backends;
+mod asked;
 mod beginning;
 mod hostile;
 mod limits;

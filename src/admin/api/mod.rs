@@ -4,9 +4,15 @@
 mod backends;
 mod pool;
 mod routes;
+mod certificates;
+mod config;
+mod limits;
+mod lookups;
 mod server;
 mod status;
 mod users;
+
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::Query;
@@ -26,13 +32,19 @@ pub fn api(steering: Steering) -> Router {
         .merge(backends::paths())
         .merge(pool::paths())
         .merge(routes::paths())
+        .merge(limits::paths())
+        .merge(lookups::paths())
+        .merge(certificates::paths())
+        .merge(config::paths())
         .with_state(steering)
 }
 
 fn failed(error: &SteerError) -> Response {
     let status = match error {
-        SteerError::NoSuchBackend(_) | SteerError::NoSuchListener(_) => StatusCode::NOT_FOUND,
-        SteerError::StillThere(_) => StatusCode::CONFLICT,
+        SteerError::NoSuchBackend(_) | SteerError::NoSuchListener(_) | SteerError::NoSuchLookup(_) => {
+            StatusCode::NOT_FOUND
+        }
+        SteerError::StillThere(_) | SteerError::NoLog => StatusCode::CONFLICT,
     };
     said(status, &json!({ "error": error.to_string() }))
 }
@@ -42,10 +54,17 @@ fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Box<Respo
     query.map(|Query(parameters)| parameters).map_err(|why| Box::new(misunderstood(&why.body_text())))
 }
 
+/// The request cannot be understood.
 fn misunderstood(why: &str) -> Response {
     said(StatusCode::BAD_REQUEST, &json!({ "error": why }))
 }
 
 fn said(status: StatusCode, what: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{what}\n")).into_response()
+}
+
+/// A moment in seconds since 1970, to the millisecond.
+fn moment(at: SystemTime) -> Value {
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    json!((seconds * 1000.0).round() / 1000.0)
 }
