@@ -39,6 +39,7 @@
 mod support;
 
 mod beginning;
+mod commands;
 mod hostile;
 mod limits;
 mod metrics;
