@@ -35,7 +35,7 @@ pub(super) struct Route {
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     client: IpAddr,
     /// The name that the client asks for by SNI.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["running", "admin"])]
+    #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
     /// A file with the user's password, to have it checked where mailmux checks passwords.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["running", "admin"])]
@@ -48,6 +48,7 @@ impl Route {
             let client = self.client.to_string();
             let path = Path::new(&["users", &self.user, "route"]);
             let path = path.with("listener", self.listener.as_ref()).with("client", Some(client));
+            let path = path.with("server_name", self.server_name.as_ref());
             return self.ask.get(&path, told);
         }
         self.explain().unwrap_or_else(|problem| {
@@ -108,14 +109,17 @@ async fn tell(router: &Router, asker: &Asker<'_>, is_json: bool) -> ExitCode {
         Ok(way) if is_json => json!({
             "steps": steps,
             "backend": way.backend.config.name,
+            "address": format!("{}:{}", way.backend.config.host, way.backend.config.port),
             "group": way.group.as_ref().map(|group| group.name.clone()),
             "as": way.user.to_string(),
+            "login": way.login.to_string(),
             "error": null,
         })
         .to_string(),
-        Err(no) if is_json => {
-            json!({ "steps": steps, "backend": null, "group": null, "as": null, "error": no.to_string() }).to_string()
-        }
+        Err(no) if is_json => json!({
+            "steps": steps, "backend": null, "address": null, "group": null, "as": null, "login": null, "error": no.to_string(),
+        })
+        .to_string(),
         Ok(way) => format!("=> {}", shown(way)),
         Err(no) => format!("=> nowhere: {no}"),
     };
@@ -131,8 +135,10 @@ fn told(said: &Value) -> Said {
         return Said::No(lines.join("\n"));
     };
     let group = text("group").map_or_else(String::new, |group| format!(" of group {group}"));
+    let address = text("address").map_or_else(String::new, |address| format!(" ({address})"));
     let user = text("as").map_or_else(String::new, |user| format!(" as \"{user}\""));
-    lines.push(format!("=> backend {backend}{group}{user}"));
+    let login = text("login").map_or_else(String::new, |login| format!(", with {login}"));
+    lines.push(format!("=> backend {backend}{group}{address}{user}{login}"));
     Said::Done(lines.join("\n"))
 }
 

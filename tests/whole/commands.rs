@@ -264,12 +264,15 @@ async fn whatever_else_is_asked_for_is_told() {
             "mailmux.toml:1:1: a mistake",
         ),
         (
-            &["route", "ann", "--client", "192.0.2.7"],
-            "GET users/ann/route?client=192.0.2.7",
+            &["route", "ann", "--client", "192.0.2.7", "--server-name", "x"],
+            "GET users/ann/route?client=192.0.2.7&server_name=x",
             200,
-            json!({ "steps": ["route[0]: sends everybody"], "backend": "blue", "group": "eu", "as": "ann", "error": null }),
+            json!({
+                "steps": ["route[0]: applies"], "backend": "blue", "address": "10.0.0.11:143", "group": "eu", "as": "ann",
+                "login": "the client's own credentials", "error": null,
+            }),
             0,
-            "route[0]: sends everybody\n=> backend blue of group eu as \"ann\"",
+            "route[0]: applies\n=> backend blue of group eu (10.0.0.11:143) as \"ann\", with the client's own credentials\n",
         ),
         (
             &["route", "ann"],
@@ -402,7 +405,7 @@ async fn who_is_not_there_or_not_understood_is_2() {
         &["sessions", "--config", "/x", "--admin", "/y"],
         &["drain", "blue", "--for", "soon"],
         &["log-level", "loud"],
-        &["route", "ann", "--running", "--server-name", "x"],
+        &["route", "ann", "--running", "--password-file", "x"],
         &["top", "--every", "1ms"],
     ] {
         assert_eq!(run(misuse).await.code, 2, "{misuse:?}");
