@@ -103,7 +103,7 @@ const ROOMS: [(&str, &[&str]); 33] = [
 ];
 
 /// An outside crate and the files or folders that may name it.
-const HOMES: [(&str, &[&str]); 40] = [
+const HOMES: [(&str, &[&str]); 43] = [
     ("hickory_resolver", &["link/resolve.rs"]),
     ("quick_cache", &["routing/lookup/cache.rs"]),
     ("sqlx", &["routing/lookup/sql.rs", "routing/lookup/sql/"]),
@@ -139,14 +139,14 @@ const HOMES: [(&str, &[&str]); 40] = [
     ("prometheus", &["metrics/"]),
     ("axum", &["admin/"]),
     ("serde_json", &["admin/", "cli/"]),
-    ("hyper", &["admin/", "cli/admin.rs", "routing/lookup/http.rs", "routing/lookup/http/"]),
-    ("hyper_util", &["admin/", "cli/admin.rs", "routing/lookup/http.rs"]),
+    ("hyper", &["admin/", "cli/admin/", "routing/lookup/http.rs", "routing/lookup/http/"]),
+    ("hyper_util", &["admin/", "cli/admin/", "routing/lookup/http.rs"]),
     ("hyper_rustls", &["routing/lookup/http.rs"]),
-    ("http_body_util", &["cli/admin.rs", "routing/lookup/http.rs"]),
+    ("http_body_util", &["cli/admin/", "routing/lookup/http.rs"]),
     ("ldap3", &["routing/lookup/ldap.rs", "routing/lookup/ldap/"]),
     ("serde", &["config/file/", "admin/api/"]),
     ("toml", &["config/file/"]),
-    ("humantime", &["config/"]),
+    ("humantime", &["config/", "cli/units.rs"]),
     (
         "ipnet",
         &[
@@ -160,6 +160,9 @@ const HOMES: [(&str, &[&str]); 40] = [
         ],
     ),
     ("clap", &["cli/", "main.rs"]),
+    ("clap_complete", &["cli/completions.rs"]),
+    ("ratatui", &["cli/out.rs", "cli/top/"]),
+    ("unicode_width", &["cli/table.rs", "cli/top/"]),
     ("tracing_subscriber", &["process/log.rs"]),
     ("socket2", &["listener.rs", "link/connect.rs", "server/admin_doors.rs"]),
     ("nix", &["link/connect.rs", "process/privileges.rs"]),

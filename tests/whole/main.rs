@@ -41,6 +41,7 @@ mod support;
 mod backends;
 mod asked;
 mod beginning;
+mod commands;
 mod hostile;
 mod limits;
 mod metrics;
