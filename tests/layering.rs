@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room (a file or folder in `src/`) and what it may import of the others.
-const ROOMS: [(&str, &[&str]); 32] = [
+const ROOMS: [(&str, &[&str]); 33] = [
     // Below everything. `imap` knows one thing outside: the closed list of how a session ends.
     ("imap", &["outcome"]),
     ("stream", &[]),
@@ -91,7 +91,26 @@ const ROOMS: [(&str, &[&str]); 32] = [
     ("steer", &["backend", "config", "imap", "metrics", "outcome", "process", "server"]),
     ("admin", &["config", "imap", "metrics", "process", "steer"]),
     ("conduct", &["process", "steer"]),
-    ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),
+    (
+        "doctor",
+        &[
+            "backend",
+            "config",
+            "imap",
+            "link",
+            "metrics",
+            "origin",
+            "outcome",
+            "routing",
+            "secret_file",
+            "server",
+            "tls",
+        ],
+    ),
+    (
+        "cli",
+        &["backend", "conduct", "config", "doctor", "imap", "origin", "process", "routing", "secret_file", "server"],
+    ),
 ];
 
 /// An outside crate and the files or folders that may name it.
@@ -129,11 +148,11 @@ const HOMES: [(&str, &[&str]); 40] = [
     ("governor", &["tally/"]),
     ("prometheus", &["metrics/"]),
     ("axum", &["admin/"]),
-    ("serde_json", &["admin/", "cli/"]),
-    ("hyper", &["admin/", "cli/admin.rs", "routing/lookup/http.rs", "routing/lookup/http/"]),
-    ("hyper_util", &["admin/", "cli/admin.rs", "routing/lookup/http.rs"]),
+    ("serde_json", &["admin/", "cli/", "doctor/"]),
+    ("hyper", &["admin/", "cli/admin.rs", "doctor/ask.rs", "routing/lookup/http.rs", "routing/lookup/http/"]),
+    ("hyper_util", &["admin/", "cli/admin.rs", "doctor/ask.rs", "routing/lookup/http.rs"]),
     ("hyper_rustls", &["routing/lookup/http.rs"]),
-    ("http_body_util", &["cli/admin.rs", "routing/lookup/http.rs"]),
+    ("http_body_util", &["cli/admin.rs", "doctor/ask.rs", "routing/lookup/http.rs"]),
     ("ldap3", &["routing/lookup/ldap.rs", "routing/lookup/ldap/"]),
     ("serde", &["config/file/", "admin/api/"]),
     ("toml", &["config/file/"]),

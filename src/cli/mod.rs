@@ -3,6 +3,7 @@
 mod admin;
 mod backends;
 mod check;
+mod doctor;
 mod reload;
 mod route;
 mod serve;
@@ -32,6 +33,8 @@ enum Command {
     Serve(serve::Serve),
     /// Read the configuration and everything it names, say what is wrong with it, and start nothing.
     Check(check::Check),
+    /// Walk the way of a login and say what is wrong with it, and what to do.
+    Doctor(doctor::Doctor),
     /// Say where a user would go, and why.
     Route(route::Route),
     /// Have the mailmux that runs read its configuration anew.
@@ -56,6 +59,7 @@ impl Arguments {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::Route(route) => route.run(),
             Command::Reload(reload) => reload.run(),
             Command::Hold(user) => user.hold(),
