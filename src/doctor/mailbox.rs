@@ -213,11 +213,12 @@ fn what(error: &LinkError) -> &'static str {
 
 /// The server's words without the password, whichever way it repeats it; where it said none, what happened.
 fn words_of(error: &LinkError, secrets: &[Zeroizing<Vec<u8>>]) -> String {
-    if error.said.is_empty() {
+    let said = error.said.reveal();
+    if said.is_empty() {
         return error.detail.clone();
     }
     // As they stand, and without the backslashes of quoted strings.
-    let plain: Zeroizing<Vec<u8>> = Zeroizing::new(error.said.iter().copied().filter(|byte| *byte != b'\\').collect());
+    let plain: Zeroizing<Vec<u8>> = Zeroizing::new(said.iter().copied().filter(|byte| *byte != b'\\').collect());
     let repeats = |secret: &Zeroizing<Vec<u8>>| {
         let bare: Zeroizing<Vec<u8>> = Zeroizing::new(secret.iter().copied().filter(|byte| *byte != b'\\').collect());
         let encoded = Zeroizing::new(sasl::base64(&bare).to_vec());
@@ -226,8 +227,7 @@ fn words_of(error: &LinkError, secrets: &[Zeroizing<Vec<u8>>]) -> String {
     if secrets.iter().any(repeats) {
         return "(its words repeat the password and are not shown)".to_owned();
     }
-    let end = error.said.len().min(WORDS);
-    format!("\"{}\"", escape(&error.said[..end]))
+    format!("\"{}\"", escape(said.get(..WORDS).unwrap_or(said)))
 }
 
 fn holds(text: &[u8], part: &[u8]) -> bool {
@@ -251,7 +251,7 @@ mod tests {
             detail: "NO".to_owned(),
             refusal: Refusal::BadCredentials,
             referral: None,
-            said: said.to_vec(),
+            said: crate::link::Words::new(said),
         }
     }
 

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 
 use crate::backend::{Backend, LoginAs, Route};
 use crate::config::{
-    self, At, BackendTls, Config, Findings, Listener, ListenerTls, ProxyVersion, Roots, Site, TlsClient,
+    self, At, BackendTls, ClientAuth, Config, Findings, Listener, ListenerTls, ProxyVersion, Roots, Site, TlsClient,
 };
 use crate::imap::{Secret, UserName};
 use crate::link::Names;
@@ -78,8 +78,8 @@ pub struct Patient {
 /// # Errors
 /// A listener or backend was named that there is none of.
 pub async fn examine(config: Config, settings: Settings, patient: Option<Patient>) -> Result<Report, String> {
-    named(&settings.listener, config.listeners.iter().map(|listener| &listener.name), "listener")?;
-    named(&settings.backend, config.backends.iter().map(|backend| &backend.name), "backend")?;
+    named(settings.listener.as_ref(), config.listeners.iter().map(|listener| &listener.name), "listener")?;
+    named(settings.backend.as_ref(), config.backends.iter().map(|backend| &backend.name), "backend")?;
     let mut report = Report::default();
     let (mut section, plan) = machine::look(&config);
     let metrics = Metrics::new().map_err(|error| error.to_string())?;
@@ -100,7 +100,10 @@ pub async fn examine(config: Config, settings: Settings, patient: Option<Patient
     let mut section = Section::new("user", patient.user.to_string(), format!("coming to listener {door}"));
     let route = match &plan {
         Some(plan) => user::route(&mut section, plan.router(), &patient, &door).await,
-        None => None,
+        None => {
+            section.skip("route", "the configuration cannot be used");
+            None
+        }
     };
     user::known(&mut section, &doctor.running, &doctor.config, &patient.user, &door).await;
     report.add(section);
@@ -129,7 +132,7 @@ pub fn without_configuration(findings: &Findings) -> Report {
     report
 }
 
-fn named<'a>(wanted: &Option<String>, mut all: impl Iterator<Item = &'a String>, what: &str) -> Result<(), String> {
+fn named<'a>(wanted: Option<&String>, mut all: impl Iterator<Item = &'a String>, what: &str) -> Result<(), String> {
     match wanted {
         Some(name) if !all.any(|one| one == name) => Err(format!("no {what} has the name {name:?}")),
         _ => Ok(()),
@@ -153,7 +156,7 @@ impl Doctor {
     fn door(&self) -> String {
         let listeners = &self.config.listeners;
         let safe = listeners.iter().find(|listener| listener.tls != ListenerTls::None);
-        let first = safe.or(listeners.first()).map(|listener| listener.name.clone());
+        let first = safe.or_else(|| listeners.first()).map(|listener| listener.name.clone());
         self.settings.listener.clone().or(first).unwrap_or_default()
     }
 
@@ -197,8 +200,8 @@ impl Doctor {
         let name = self.settings.server_name.as_deref().or(host).unwrap_or("localhost").to_owned();
         let tls = match listener.tls {
             ListenerTls::None => BackendTls::None,
-            ListenerTls::StartTls => BackendTls::StartTls(self.client(name)),
-            ListenerTls::Implicit => BackendTls::Implicit(self.client(name)),
+            ListenerTls::StartTls => BackendTls::StartTls(self.client(&name)),
+            ListenerTls::Implicit => BackendTls::Implicit(self.client(&name)),
         };
         let is_balancer = listener.proxy_protocol_from.iter().any(|network| network.contains(&ip));
         let config = config::Backend {
@@ -211,12 +214,14 @@ impl Doctor {
             ..config::Backend::usual()
         };
         let backend = Arc::new(Backend::new(config, None, metrics.backend(&listener.name)));
-        Goal { backend, listener: Some(listener.clone()), own: Arc::clone(&self.own) }
+        let demands_certificate =
+            listener.tls != ListenerTls::None && matches!(self.config.tls.client_auth, ClientAuth::Required { .. });
+        Goal { backend, listener: Some(listener.clone()), own: Arc::clone(&self.own), demands_certificate }
     }
 
     /// What a mail program trusts.
-    fn client(&self, name: String) -> TlsClient {
-        let with = |roots| TlsClient { name: name.clone(), roots, client: None, verify: true };
+    fn client(&self, name: &str) -> TlsClient {
+        let with = |roots| TlsClient { name: name.to_owned(), roots, client: None, verify: true };
         if let Some(ca) = &self.settings.ca {
             let site = Site { key: "--ca".to_owned(), span: 0..0 };
             return with(Roots::File(At { value: ca.clone(), site }));
@@ -233,9 +238,13 @@ impl Doctor {
         let backends = self.config.backends.iter().filter(named).filter(|backend| wanted(backend));
         let goal = |backend: &config::Backend| {
             let backend = Backend::new(backend.clone(), None, metrics.backend(&backend.name));
-            (Goal { backend: Arc::new(backend), listener: None, own: Arc::clone(&self.own) }, None)
+            (self.goal(Arc::new(backend)), None)
         };
         backends.map(goal).collect()
+    }
+
+    fn goal(&self, backend: Arc<Backend>) -> Goal {
+        Goal { backend, listener: None, own: Arc::clone(&self.own), demands_certificate: false }
     }
 
     /// Where the user's login goes: what routing says, or as it is to the backend that was named.
@@ -254,7 +263,7 @@ impl Doctor {
         let group = self.config.groups.iter().find(|one| Some(&one.name) == group.as_ref());
         let members: Vec<_> = group.into_iter().flat_map(|group| group.members.iter().chain(&group.standby)).collect();
         let members: Vec<_> = members.into_iter().filter_map(|at| self.config.backends.get(*at)).collect();
-        let goal = Goal { backend: Arc::clone(&route.backend), listener: None, own: Arc::clone(&self.own) };
+        let goal = self.goal(Arc::clone(&route.backend));
         let patience = route.budget.unwrap_or(self.config.timeouts.backend_login);
         let mut visits = vec![(goal, self.account(patient, route, patience))];
         visits.extend(self.backends(metrics, |backend| {

@@ -139,7 +139,7 @@ pub(super) async fn known(section: &mut Section, running: &Running, config: &Con
     let Some(said) = port.value(&asked).await else { return };
     match (said.get("backend").and_then(Value::as_str), said.get("error").and_then(Value::as_str)) {
         (Some(backend), _) => {
-            section.well("running", format!("the mailmux that runs sends it to {}", backend.escape_debug()))
+            section.well("running", format!("the mailmux that runs sends it to {}", backend.escape_debug()));
         }
         (None, error) => {
             let why = error.unwrap_or("no backend").escape_debug().to_string();

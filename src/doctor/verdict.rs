@@ -45,8 +45,8 @@ impl Logins<'_> {
     fn trouble(&self) -> Option<Trouble> {
         match (self.through, self.direct) {
             // What limits say comes before any backend is asked.
-            (Outcome::Refused(refused), _) if limit(&refused.error.said).is_some() => {
-                limit(&refused.error.said).map(|limit| self.limited(limit))
+            (Outcome::Refused(refused), _) if limit(refused.error.said.reveal()).is_some() => {
+                limit(refused.error.said.reveal()).map(|limit| self.limited(limit))
             }
             (_, Outcome::Refused(refused)) if !matches!(self.through, Outcome::In) => {
                 Some(self.backend_refuses(refused))
@@ -62,7 +62,7 @@ impl Logins<'_> {
                 "The backend greets and then does not answer the login.",
                 "What checks passwords there hangs: its database or directory, its authentication processes. Its log says more.",
             )),
-            (Outcome::Refused(refused), direct) => Some(self.mailmux_refuses(refused, direct)),
+            (Outcome::Refused(refused), direct) => Some(mailmux_refuses(refused, direct)),
             (Outcome::Silent, _) => Some(Trouble::new(
                 "login_waits",
                 "mailmux does not answer the login in time.",
@@ -116,9 +116,10 @@ impl Logins<'_> {
             None => ("the backend", self.user),
         };
         let words = &refused.words;
-        let is = |code: &str| refused.error.said.to_ascii_uppercase().starts_with(format!("[{code}]").as_bytes());
+        let is =
+            |code: &str| refused.error.said.reveal().to_ascii_uppercase().starts_with(format!("[{code}]").as_bytes());
         match (&refused.error.refusal, refused.error.kind) {
-            _ if is("LIMIT") || is("INUSE") || holds(&refused.error.said, "maximum number of connections") => {
+            _ if is("LIMIT") || is("INUSE") || holds(refused.error.said.reveal(), "maximum number of connections") => {
                 Trouble::new(
                     "backend_limit",
                     format!("Backend {backend} refuses, since the user has too many connections there: {words}."),
@@ -159,50 +160,50 @@ impl Logins<'_> {
             ),
         }
     }
+}
 
-    /// mailmux says no where the backend does not.
-    fn mailmux_refuses(&self, refused: &Refused, direct: &Outcome) -> Trouble {
-        let words = &refused.words;
-        let is = |code: &str| refused.error.said.starts_with(format!("[{code}]").as_bytes());
-        let lets_in = matches!(direct, Outcome::In);
-        if is("UNAVAILABLE") {
-            return if lets_in {
-                Trouble::new(
-                    "mailmux_unavailable",
-                    format!("mailmux says {words}, and the backend lets the user in."),
-                    "mailmux has taken the backend for down, or a lookup failed it: mailmux backends, and \"login refused\" in its \
-                     log (detail=). It finds out by itself when the backend is back.",
-                )
-            } else {
-                Trouble::new(
-                    "backend_down",
-                    format!("The user's backend is not there for mailmux: {words}."),
-                    "What is wrong with the backend stands with it; if nothing does: \"login refused\" in the log (detail=).",
-                )
-            };
-        }
-        if is("SERVERBUG") {
-            return Trouble::new(
-                "backend_misconfigured",
-                format!("For mailmux the backend is not as the configuration says: {words}."),
-                "A certificate that does not verify, no STARTTLS, or a way that leads back to mailmux: it stands with the backend; \
-                 else \"login refused\" in the log (detail=).",
-            );
-        }
-        match direct {
-            Outcome::In => Trouble::new(
-                "only_at_the_backend",
-                format!("The backend lets the user in, and mailmux refuses: {words}."),
-                "The mailmux that runs sends the user elsewhere or knows another password of it: the configuration or a map has \
-                 changed since it was read (mailmux reload), a lookup's answer is kept (mailmux flush), or the user was moved by hand \
-                 (mailmux users).",
-            ),
-            _ => Trouble::new(
-                "mailmux_refuses",
-                format!("mailmux refuses: {words}. The backend was not asked directly."),
-                "\"login refused\" in the log says why (reason=, detail=); where routing sends the user stands above.",
-            ),
-        }
+/// mailmux says no where the backend does not.
+fn mailmux_refuses(refused: &Refused, direct: &Outcome) -> Trouble {
+    let words = &refused.words;
+    let is = |code: &str| refused.error.said.reveal().starts_with(format!("[{code}]").as_bytes());
+    let lets_in = matches!(direct, Outcome::In);
+    if is("UNAVAILABLE") {
+        return if lets_in {
+            Trouble::new(
+                "mailmux_unavailable",
+                format!("mailmux says {words}, and the backend lets the user in."),
+                "mailmux has taken the backend for down, or a lookup failed it: mailmux backends, and \"login refused\" in its \
+                 log (detail=). It finds out by itself when the backend is back.",
+            )
+        } else {
+            Trouble::new(
+                "backend_down",
+                format!("The user's backend is not there for mailmux: {words}."),
+                "What is wrong with the backend stands with it; if nothing does: \"login refused\" in the log (detail=).",
+            )
+        };
+    }
+    if is("SERVERBUG") {
+        return Trouble::new(
+            "backend_misconfigured",
+            format!("For mailmux the backend is not as the configuration says: {words}."),
+            "A certificate that does not verify, no STARTTLS, or a way that leads back to mailmux: it stands with the backend; \
+             else \"login refused\" in the log (detail=).",
+        );
+    }
+    match direct {
+        Outcome::In => Trouble::new(
+            "only_at_the_backend",
+            format!("The backend lets the user in, and mailmux refuses: {words}."),
+            "The mailmux that runs sends the user elsewhere or knows another password of it: the configuration or a map has \
+             changed since it was read (mailmux reload), a lookup's answer is kept (mailmux flush), or the user was moved by hand \
+             (mailmux users).",
+        ),
+        _ => Trouble::new(
+            "mailmux_refuses",
+            format!("mailmux refuses: {words}. The backend was not asked directly."),
+            "\"login refused\" in the log says why (reason=, detail=); where routing sends the user stands above.",
+        ),
     }
 }
 
@@ -218,10 +219,10 @@ fn holds(text: &[u8], part: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::LinkError;
+    use crate::link::{LinkError, Words};
 
     fn refused(said: &str, refusal: Refusal, kind: Option<BackendError>) -> Outcome {
-        let error = LinkError { kind, detail: "NO".into(), refusal, referral: None, said: said.into() };
+        let error = LinkError { kind, detail: "NO".into(), refusal, referral: None, said: Words::new(said.as_bytes()) };
         Outcome::Refused(Refused { error, words: format!("\"{said}\"") })
     }
 

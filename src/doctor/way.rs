@@ -25,6 +25,8 @@ pub(super) struct Goal {
     pub(super) listener: Option<config::Listener>,
     /// Our own listeners, which no backend may be.
     pub(super) own: Arc<[SocketAddr]>,
+    /// Whoever connects must show a certificate, which we have none of.
+    pub(super) demands_certificate: bool,
 }
 
 /// One walk, and what it has shown so far.
@@ -64,6 +66,7 @@ impl Way<'_> {
                 let (shaken, took) = self.step(opening.shake(&examiner)).await;
                 let (stream, seen) = self.shaken(shaken, took)?;
                 self.trusted(&seen, took, tls)?;
+                self.admitted()?;
                 self.greeted(stream, address).await?
             }
             BackendTls::StartTls(tls) => {
@@ -79,6 +82,7 @@ impl Way<'_> {
                 };
                 let (link, seen) = self.shaken(shaken, took)?;
                 self.trusted(&seen, took, tls)?;
+                self.admitted()?;
                 link
             }
         };
@@ -87,6 +91,9 @@ impl Way<'_> {
             Some(Ok(list)) => {
                 let list = list.clone();
                 self.capable(&list, took);
+                if self.is_ours() && list.has("LOGINDISABLED") {
+                    return None;
+                }
             }
             Some(Err(error)) => return self.broken("capabilities", &error, took),
             None => return self.silent("capabilities", took),
@@ -240,6 +247,15 @@ impl Way<'_> {
             let cause = "Its certificate is not verified (tls_verify = false): anybody on the way can read passwords.";
             let remedy = "Write its authority's file as ca, and take tls_verify = false out.";
             self.section.warn("verify", "off", Trouble::new("not_verified", cause, remedy));
+        }
+        Some(())
+    }
+
+    /// Whether we may come so far.
+    fn admitted(&mut self) -> Option<()> {
+        if self.goal.demands_certificate {
+            self.section.skip("greeting", "clients must show a certificate (tls.client_auth), and this one has none");
+            return None;
         }
         Some(())
     }

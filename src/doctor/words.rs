@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::report::{Section, Trouble};
-use crate::config::{self, Listener, Mechanism};
+use crate::config::{self, Listener, ListenerTls, Mechanism};
 use crate::imap::Capabilities;
 use crate::link::LinkError;
 
@@ -157,6 +157,10 @@ pub(super) fn silent(check: &str, who: &str) -> Trouble {
 
 /// What a listener announces, against what it is told to.
 pub(super) fn mechanisms(section: &mut Section, list: &Capabilities, listener: &Listener) {
+    if listener.tls == ListenerTls::None && list.has("LOGINDISABLED") {
+        section.well("mechanisms", "logins in clear from loopback alone (allow_plaintext = false)");
+        return;
+    }
     let name = |mechanism: &Mechanism| match mechanism {
         Mechanism::Plain => "PLAIN",
         Mechanism::Login => "LOGIN",

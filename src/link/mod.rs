@@ -148,9 +148,31 @@ pub struct LinkError {
     pub refusal: Refusal,
     /// Where the backend says the user is at home (RFC 2221): host and port.
     pub referral: Option<(String, u16)>,
-    /// What stood behind its NO, BAD or BYE, as it was sent. Not for logs: some servers repeat what they were sent, passwords
-    /// too.
-    pub said: Vec<u8>,
+    /// What stood behind its NO, BAD or BYE.
+    pub said: Words,
+}
+
+/// A server's own words, as it sent them. Not for logs, and so they print as dots: some servers repeat what they were sent,
+/// passwords too.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Words(Box<[u8]>);
+
+impl Words {
+    /// These.
+    pub fn new(words: &[u8]) -> Self {
+        Self(words.into())
+    }
+
+    /// The words.
+    pub fn reveal(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("•••")
+    }
 }
 
 impl<State, S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<State, S> {
@@ -177,12 +199,12 @@ impl std::error::Error for LinkError {}
 
 impl LinkError {
     fn new(kind: Option<BackendError>, refusal: Refusal, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), refusal, referral: None, said: Vec::new() }
+        Self { kind, detail: detail.into(), refusal, referral: None, said: Words::default() }
     }
 
     /// In these words.
     fn saying(self, words: &[u8]) -> Self {
-        Self { said: words.to_vec(), ..self }
+        Self { said: Words::new(words), ..self }
     }
 
     /// The backend is not there for the moment; another try makes sense.

@@ -279,3 +279,75 @@ impl ServerCertVerifier for Witness {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::Roots;
+    use crate::tls::Pki;
+
+    /// A handshake with a server that has a certificate for `mail.example.org`.
+    async fn shake(pki: &Pki, tls: &TlsClient) -> Seen {
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = socket.local_addr().expect("bound");
+        let acceptor = pki.acceptor(false);
+        let server = async {
+            let (tcp, _) = socket.accept().await.expect("a connection");
+            acceptor.accept(tcp).await
+        };
+        let examiner = Examiner::new(tls).expect("right");
+        let client = async { examiner.shake(TcpStream::connect(address).await.expect("connected")).await };
+        let (shaken, _server) = tokio::join!(client, server);
+        shaken.expect("a handshake").1
+    }
+
+    #[tokio::test]
+    async fn a_handshake_comes_to_its_end_and_tells_what_is_wrong() {
+        let (pki, other) = (Pki::new(), Pki::new());
+        let good = pki.settings("mail.example.org");
+        let seen = shake(&pki, &good).await;
+        assert_eq!((seen.protocol, &seen.flaw, &seen.disorder), ("TLSv1.3", &None, &None));
+        assert_eq!(seen.chain[0].names, ["mail.example.org", "127.0.0.1"]);
+        assert_eq!(shake(&pki, &pki.settings("other.example.org")).await.flaw, Some(Flaw::Name));
+        let stranger = TlsClient { roots: other.settings("").roots, ..good.clone() };
+        assert_eq!(shake(&pki, &stranger).await.flaw, Some(Flaw::Issuer));
+        assert_eq!(shake(&pki, &TlsClient { roots: Roots::WebPki, ..good.clone() }).await.flaw, Some(Flaw::Issuer));
+        assert_eq!(shake(&pki, &TlsClient { verify: false, ..stranger }).await.flaw, None, "nobody asked");
+    }
+
+    #[tokio::test]
+    async fn each_handshake_is_judged_for_itself() {
+        let pki = Pki::new();
+        let examiner = Examiner::new(&pki.settings("other.example.org")).expect("right");
+        let acceptor = pki.acceptor(false);
+        for _ in 0..3 {
+            let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = socket.local_addr().expect("bound");
+            let server = async { acceptor.accept(socket.accept().await.expect("a connection").0).await };
+            let client = async { examiner.shake(TcpStream::connect(address).await.expect("connected")).await };
+            let (shaken, _server) = tokio::join!(client, server);
+            assert_eq!(shaken.expect("a handshake").1.flaw, Some(Flaw::Name), "a session is not resumed unseen");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tls_is_called_so() {
+        for (said, expected) in [(&b"* OK IMAP ready\r\n"[..], Unshaken::NotTls), (b"", Unshaken::HungUp)] {
+            let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = socket.local_addr().expect("bound");
+            let server = async {
+                let (mut tcp, _) = socket.accept().await.expect("a connection");
+                tcp.write_all(said).await.expect("written");
+                tcp.shutdown().await.expect("shut");
+                tcp
+            };
+            let examiner = Examiner::new(&Pki::new().settings("mail.example.org")).expect("right");
+            let client = async { examiner.shake(TcpStream::connect(address).await.expect("connected")).await };
+            let (shaken, _server) = tokio::join!(client, server);
+            assert_eq!(shaken.expect_err("no handshake"), expected);
+        }
+    }
+}

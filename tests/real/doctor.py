@@ -251,6 +251,21 @@ class Connecting(Doctor):
             self.assertTrue(trouble["remedy"])
 
 
+class Certificates(Doctor):
+    more = '[tls]\nclient_auth = "required"\nclient_ca = "ca.pem"\n'
+
+    @classmethod
+    def config(cls):
+        # A section stands before those of its own.
+        config = super().config().replace(cls.more, "")
+        return config.replace("[[tls.certificate]]", cls.more + "[[tls.certificate]]", 1)
+
+    def test_a_certificate_that_is_asked_of_clients_is_no_trouble(self):
+        said = self.examine("--user", USER, password=PASSWORD)
+        self.assertEqual(self.troubles(said), {})
+        self.assertIn("must show a certificate", self.checks(said, "listener")["greeting"]["text"])
+
+
 class NobodyThere(Doctor):
     """The listeners' side: no mailmux at all, and one with another configuration."""
 

@@ -39,6 +39,7 @@
 mod support;
 
 mod beginning;
+mod doctor;
 mod hostile;
 mod limits;
 mod metrics;
