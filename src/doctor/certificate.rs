@@ -105,6 +105,20 @@ fn trouble(flaw: &Flaw, leaf: &Shown, shown: usize, owner: Owner<'_>, now: i64) 
             },
         ),
         Flaw::Issuer => issuer(leaf, shown, is_ours, trusted),
+        Flaw::IssuerKey => Trouble::new(
+            "certificate_unknown_issuer",
+            format!(
+                "The certificate {subject} was issued by {}, and not with the key of the authority of that name that is trusted \
+                 ({trusted}).",
+                leaf.issuer
+            ),
+            if is_ours {
+                "The authority was made anew: have the certificate issued by the one that mail programs trust, or tell them of the new \
+                 one. --ca FILE says which one they have."
+            } else {
+                "The authority was made anew: write its new file as ca of the backend."
+            },
+        ),
         Flaw::Other(why) => Trouble::new(
             "certificate_refused",
             format!("The certificate {subject} does not verify: {why}."),

@@ -77,6 +77,8 @@ pub enum Flaw {
     Name,
     /// Nobody who is trusted issued it.
     Issuer,
+    /// One who has the name of somebody trusted, but another key.
+    IssuerKey,
     /// Anything else, in words.
     Other(String),
 }
@@ -185,6 +187,7 @@ impl Flaw {
             rustls::Error::InvalidCertificate(Why::NotValidYet | Why::NotValidYetContext { .. }) => Self::NotYet,
             rustls::Error::InvalidCertificate(Why::NotValidForName | Why::NotValidForNameContext { .. }) => Self::Name,
             rustls::Error::InvalidCertificate(Why::UnknownIssuer) => Self::Issuer,
+            rustls::Error::InvalidCertificate(Why::BadSignature) => Self::IssuerKey,
             // A leaf that is an authority too: the usual certificate that somebody has signed for himself.
             rustls::Error::InvalidCertificate(Why::Other(why)) if why.to_string().contains("CaUsedAsEndEntity") => {
                 Self::Issuer
@@ -313,7 +316,7 @@ mod tests {
         assert_eq!(seen.chain[0].names, ["mail.example.org", "127.0.0.1"]);
         assert_eq!(shake(&pki, &pki.settings("other.example.org")).await.flaw, Some(Flaw::Name));
         let stranger = TlsClient { roots: other.settings("").roots, ..good.clone() };
-        assert_eq!(shake(&pki, &stranger).await.flaw, Some(Flaw::Issuer));
+        assert_eq!(shake(&pki, &stranger).await.flaw, Some(Flaw::IssuerKey), "both authorities have one name");
         assert_eq!(shake(&pki, &TlsClient { roots: Roots::WebPki, ..good.clone() }).await.flaw, Some(Flaw::Issuer));
         assert_eq!(shake(&pki, &TlsClient { verify: false, ..stranger }).await.flaw, None, "nobody asked");
     }
