@@ -20,15 +20,17 @@ pub(super) fn look(config: &Config) -> (Section, Option<Plan>) {
             section.well("files", "the configuration and all that it names can be used");
             for finding in plan.warnings() {
                 let remedy = "mailmux check shows the place.";
-                let trouble = Trouble::new("configuration_warning", format!("{}.", finding.message), remedy);
-                section.warn("files", finding.message.clone(), trouble);
+                let message = in_one_line(&finding.message);
+                let trouble = Trouble::new("configuration_warning", format!("{message}."), remedy);
+                section.warn("files", message, trouble);
             }
             certificates(&mut section, &plan);
             (section, Some(plan))
         }
         Err(findings) => {
             for finding in findings {
-                section.fail("files", finding.message.clone(), mistake(&finding.message));
+                let message = in_one_line(&finding.message);
+                section.fail("files", message.clone(), mistake(&message));
             }
             (section, None)
         }
@@ -39,15 +41,21 @@ pub(super) fn look(config: &Config) -> (Section, Option<Plan>) {
 pub(super) fn unreadable(findings: impl Iterator<Item = String>) -> Section {
     let mut section = Section::new("machine", "", "");
     for finding in findings {
-        section.fail("files", finding.clone(), mistake(&finding));
+        // The lines behind the first one show the place, as mailmux check does.
+        let first = finding.lines().next().unwrap_or_default();
+        section.fail("files", first, mistake(first));
     }
     section
+}
+
+fn in_one_line(message: &str) -> String {
+    message.lines().collect::<Vec<_>>().join("; ")
 }
 
 fn mistake(finding: &str) -> Trouble {
     let remedy =
         "mailmux check shows the place. A mailmux that runs goes on with what it has; it would not start again.";
-    Trouble::new("configuration", format!("The configuration cannot be used: {finding}"), remedy)
+    Trouble::new("configuration", format!("The configuration cannot be used: {finding}."), remedy)
 }
 
 fn certificates(section: &mut Section, plan: &Plan) {

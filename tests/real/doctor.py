@@ -226,6 +226,8 @@ class Connecting(Doctor):
             "closed": (f"127.0.0.1:{free_port()}", 'tls = "none"\n', ["refused"]),
             "deaf": (f"127.0.0.1:{Deaf(cls).port}", 'tls = "none"\n', ["unanswered"]),
             "nameless": ("nowhere.mail.test:143", 'tls = "none"\n', ["name_unknown"]),
+            # What the configuration itself cannot see.
+            "ourselves": (f"round.mail.test:{cls.imap}", 'tls = "none"\n', ["loop"]),
             "slow": (f"slow.mail.test:{clear}", 'tls = "none"\n', []),
             "named": (f"blue.mail.test:{clear}", 'tls = "none"\n', []),
         }

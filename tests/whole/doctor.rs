@@ -1,7 +1,6 @@
 //! `mailmux doctor` before backends with faults that real servers do not have on demand. Real ones: `tests/real/doctor.py`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -331,26 +330,4 @@ async fn what_the_running_one_knows() {
         assert!(kinds.contains(kind), "{kind}: {said}");
     }
     assert!(said.contains("by hand to green") && !said.contains("\\u001b"), "{said}");
-}
-
-#[tokio::test]
-async fn a_backend_that_is_ourselves() {
-    let own = free_port();
-    let folder = tempfile::tempdir().expect("a scratch folder");
-    write(
-        folder.path(),
-        &format!(
-            "[[listener]]\nname = \"plain\"\naddress = \"{own}\"\ntls = \"none\"\n[[backend]]\nname = \"blue\"\n\
-             address = \"localhost:{}\"\ntls = \"none\"\nhealth = \"off\"\n[[route]]\nbackend = \"blue\"\n",
-            own.port()
-        ),
-    );
-    let config = folder.path().join("mailmux.toml");
-    let (code, said, _) = run(&["doctor", "--config", config.to_str().expect("UTF-8")]).await;
-    assert_eq!(code, Some(1));
-    assert!(said.contains("one of mailmux's own listeners: logins would go round in a circle"), "{said}");
-}
-
-fn write(folder: &Path, config: &str) {
-    std::fs::write(folder.join("mailmux.toml"), config).expect("written");
 }
