@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 use super::report::{Section, Trouble};
 use crate::tls::{Flaw, Seen, Shown, Unshaken};
 
-const DAY: i64 = 24 * 60 * 60;
+pub(super) const DAY: i64 = 24 * 60 * 60;
 /// A certificate that ends within so many days should have been renewed.
-const SOON: i64 = 14;
+pub(super) const SOON: i64 = 14;
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy)]

@@ -1,15 +1,11 @@
 //! What can be seen without asking anybody: the configuration and the files that it names, certificates, clock, name servers.
 
-use super::certificate::now;
+use super::certificate::{DAY, SOON, now};
 use super::report::{Section, Trouble};
 use super::running;
 use crate::config::Config;
 use crate::link::Names;
 use crate::server::Plan;
-
-const DAY: i64 = 24 * 60 * 60;
-/// A certificate that ends within so many days should have been renewed.
-const SOON: i64 = 14;
 
 /// Reads everything that the configuration names.
 pub(super) fn look(config: &Config) -> (Section, Option<Plan>) {

@@ -98,12 +98,11 @@ pub async fn examine(config: Config, settings: Settings, patient: Option<Patient
         return Ok(report);
     };
     let mut section = Section::new("user", patient.user.to_string(), format!("coming to listener {door}"));
-    let route = match &plan {
-        Some(plan) => user::route(&mut section, plan.router(), &patient, &door).await,
-        None => {
-            section.skip("route", "the configuration cannot be used");
-            None
-        }
+    let route = if let Some(plan) = &plan {
+        user::route(&mut section, plan.router(), &patient, &door).await
+    } else {
+        section.skip("route", "the configuration cannot be used");
+        None
     };
     user::known(&mut section, &doctor.running, &doctor.config, &patient.user, &door).await;
     report.add(section);

@@ -170,7 +170,7 @@ impl Link<LoggedIn> {
         said(&mut self.wire, command).await
     }
 
-    /// IDLE for so long, and DONE (RFC 2177). The `+` must come before `deadline`, and the answer to DONE within as much time.
+    /// IDLE for so long, and DONE (RFC 2177). The `+` must come within `patience`, and so must the answer to DONE.
     ///
     /// # Errors
     /// [`LinkError`]: no `+` came, or no answer to DONE.

@@ -67,11 +67,12 @@ impl Tag {
         Self(random::word(16))
     }
 
-    /// `<tag> <command>CRLF`
+    /// Whether this is it.
     pub(super) fn is(&self, tag: &[u8]) -> bool {
         self.0.as_bytes() == tag
     }
 
+    /// `<tag> <command>CRLF`
     pub(super) fn command(&self, command: &[u8]) -> Zeroizing<Vec<u8>> {
         let mut line = Zeroizing::new(Vec::with_capacity(self.0.len() + command.len() + 3));
         line.extend_from_slice(self.0.as_bytes());
