@@ -136,19 +136,16 @@ impl Limits {
         Ok(())
     }
 
-    /// The attempt was made with a wrong secret, or for a user that does not exist.
-    pub fn failed(&self, login: &Login, client: IpAddr) {
-        if is_in(client, &self.config.exempt) {
-            return;
-        }
-        let network = network_of(client);
-        let fingerprint = self.fingerprint(login);
-        if let Some(failures) = &self.network_failures {
-            failures.count(network, fingerprint);
-        }
-        if let Some(failures) = &self.user_failures {
-            failures.count(self.claim(login, network), fingerprint);
-        }
+    /// The attempt was made with a wrong secret, or for a user that does not exist. Gives the limits that are reached now, and
+    /// were not before.
+    pub fn failed(&self, login: &Login, client: IpAddr) -> [Option<Limit>; 2] {
+        let (network, fingerprint) = (network_of(client), self.fingerprint(login));
+        let counts = !is_in(client, &self.config.exempt);
+        let network_is_held = self.network_failures.as_ref().filter(|_| counts);
+        let network_is_held = network_is_held.is_some_and(|failures| failures.count(network, fingerprint));
+        let user_is_held = self.user_failures.as_ref().filter(|_| counts);
+        let user_is_held = user_is_held.is_some_and(|failures| failures.count(self.claim(login, network), fingerprint));
+        [network_is_held.then_some(Limit::FailuresPerNetwork), user_is_held.then_some(Limit::FailuresPerUser)]
     }
 
     /// The attempt succeeded: its network is forgiven, and the user is known there from now on.
@@ -179,6 +176,21 @@ impl Limits {
     pub fn session(&self, login: &Login) -> Result<UserPermit, Limit> {
         let user = self.hashed(login.authzid.as_ref().unwrap_or(&login.user));
         self.sessions.enter(user, self.config.sessions_per_user).map(UserPermit).ok_or(Limit::SessionsPerUser)
+    }
+
+    /// How many users or networks each limit remembers, and how many of these are held back because they failed too often;
+    /// `None`: it is off.
+    pub fn remembered(&self) -> [(Limit, Option<(usize, usize)>); 4] {
+        let networks =
+            self.network_failures.as_ref().map(|failures| (failures.rates.len(), failures.rates.exhausted()));
+        let users = self.user_failures.as_ref().map(|failures| (failures.rates.len(), failures.rates.exhausted()));
+        let sessions = (self.config.sessions_per_user > 0).then(|| (self.sessions.len(), 0));
+        [
+            (Limit::SessionsPerUser, sessions),
+            (Limit::LoginsPerUser, self.logins.as_ref().map(|logins| (logins.len(), 0))),
+            (Limit::FailuresPerNetwork, networks),
+            (Limit::FailuresPerUser, users),
+        ]
     }
 
     /// Forgets what need not be remembered; to be called now and then.
@@ -232,10 +244,14 @@ impl<K: Copy + Eq + Hash> Failures<K> {
         !self.rates.has_one(key)
     }
 
-    fn count(&self, key: K, fingerprint: u64) {
-        if self.is_new(key, fingerprint) {
-            self.rates.charge(key);
+    /// True: there are too many now, and were not before.
+    fn count(&self, key: K, fingerprint: u64) -> bool {
+        if !self.is_new(key, fingerprint) {
+            return false;
         }
+        let were_too_many = self.are_too_many(key);
+        self.rates.charge(key);
+        !were_too_many && self.are_too_many(key)
     }
 
     /// Whether this secret was not among the last ones; from now on it is.

@@ -3,6 +3,7 @@
 //! `admin/` and `cli/`.
 
 mod backends;
+mod metrics;
 mod users;
 
 use std::io;

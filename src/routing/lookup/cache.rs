@@ -108,6 +108,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         self.entries.retain(|key, _| !is_such(key));
     }
 
+    /// How many answers are kept.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Since when an answer is kept.
     pub(super) fn age(&self, key: &K) -> Option<Duration> {
         self.entries.get(key).map(|entry| entry.since.elapsed())

@@ -162,6 +162,11 @@ impl Lookup {
         verdict
     }
 
+    /// How many of its answers are kept; `None`: none ever are.
+    pub(super) fn entries(&self) -> Option<usize> {
+        self.cache.as_ref().map(Cache::len)
+    }
+
     /// Forgets what was kept of a user.
     pub(super) fn forget(&self, user: &[u8]) {
         let of_user = |key: &Key| key.strip_prefix(user).is_some_and(|rest| matches!(rest.first(), None | Some(0)));
