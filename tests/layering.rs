@@ -88,7 +88,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "tls",
         ],
     ),
-    ("steer", &["backend", "config", "imap", "metrics", "outcome", "process", "server"]),
+    ("steer", &["backend", "config", "imap", "metrics", "origin", "outcome", "process", "routing", "server"]),
     ("admin", &["config", "imap", "metrics", "process", "steer"]),
     ("conduct", &["process", "steer"]),
     ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),

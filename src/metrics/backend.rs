@@ -1,4 +1,6 @@
-//! The metrics of one backend, and the verbs that move them.
+//! The metrics of one backend, and the verbs that move them. `reading.rs` tells what they show.
+
+mod reading;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use super::errors::{BackendError, BackendLogin};
 use super::named::Holder;
 use super::pool::{Checkout, Eviction};
 use super::present::{Present, Timed};
+
+pub use reading::BackendReading;
 
 /// The metrics of one backend.
 #[derive(Debug, Clone)]

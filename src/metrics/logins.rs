@@ -8,7 +8,7 @@ use crate::outcome::{Ending, LOGIN_OUTCOMES};
 
 /// The families of logins.
 pub(super) struct Logins {
-    pub(super) logins: IntCounterVec,
+    pub(super) attempts: IntCounterVec,
     pub(super) sessions_closed: IntCounterVec,
     commands: IntCounterVec,
     mistakes: IntCounterVec,
@@ -17,7 +17,7 @@ pub(super) struct Logins {
 impl Logins {
     pub(super) fn new(families: &Families<'_>) -> Made<Self> {
         let logins = Self {
-            logins: families.counters(
+            attempts: families.counters(
                 "mailmux_logins_total",
                 "Attempts to log in, by mechanism (LOGIN-COMMAND: the command LOGIN) and how they ended.",
                 &["mechanism", "outcome"],
@@ -42,7 +42,7 @@ impl Logins {
         };
         for mechanism in Mechanism::ALL {
             for outcome in LOGIN_OUTCOMES {
-                logins.logins.with_label_values(&[mechanism.as_str(), outcome]);
+                logins.attempts.with_label_values(&[mechanism.as_str(), outcome]);
             }
         }
         for ending in Ending::ALL {

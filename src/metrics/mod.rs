@@ -20,6 +20,7 @@ mod lookups;
 mod named;
 mod pool;
 mod present;
+mod quantile;
 mod standing;
 
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use crate::imap::{Heard, Mechanism};
 use crate::outcome::{Ending, Limit};
 
-pub use backend::BackendMetrics;
+pub use backend::{BackendMetrics, BackendReading};
 use backends::Backends;
 pub use backends::ProbeKind;
 use certificates::Certificates;
@@ -47,6 +48,7 @@ pub use lookups::LookupMetrics;
 use lookups::Lookups;
 pub use pool::{Checkout, Eviction};
 pub use present::{Present, Timed};
+pub use quantile::quantile;
 pub use standing::{BackendStanding, GroupStanding};
 
 /// All metrics of one server.
@@ -107,7 +109,7 @@ impl Metrics {
 
     /// An attempt to log in has ended; `outcome` is one of [`crate::outcome::LOGIN_OUTCOMES`].
     pub fn login(&self, mechanism: Mechanism, outcome: &'static str) {
-        self.logins.logins.with_label_values(&[mechanism.as_str(), outcome]).inc();
+        self.logins.attempts.with_label_values(&[mechanism.as_str(), outcome]).inc();
     }
 
     /// What a client has said before its login, or before it went.

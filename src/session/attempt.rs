@@ -357,7 +357,7 @@ impl<'a> Attempt<'a> {
             if aspect == Aspect::Login {
                 backend.metrics.answered(BackendLogin::Timeout);
             }
-            backend.failed(aspect, Some(&self.login.user), "it did not answer in time");
+            backend.was_silent(aspect, Some(&self.login.user));
             return Err(Failed::Late);
         };
         result.map_err(|error| {

@@ -350,7 +350,7 @@ backend_connect = "20s"
                 return not left[0]
 
             try:
-                until(none_is, "every query to find data")
+                until(none_is, "every query to find data", wait=60)
             except AssertionError:
                 self.fail("\n".join(f"{title}: {self.filled_in(expression)}" for title, expression in left[0]))
 

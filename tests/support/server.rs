@@ -36,7 +36,7 @@ refusal_grid = "10ms"
 "#;
 
 impl Running {
-    /// Starts one. Relative paths are taken from `folder`; a `[timeouts]` section is added unless there is one.
+    /// Starts one. Relative paths are taken from `folder`; `[admin]` and `[timeouts]` sections are added unless there are some.
     pub fn start(folder: &Path, config: &str) -> Self {
         let text = Self::complete(config);
         let config = Config::parse(&text, &folder.join("mailmux.toml")).unwrap_or_else(|findings| panic!("{findings}"));
@@ -52,7 +52,8 @@ impl Running {
     /// With what every test wants.
     pub fn complete(config: &str) -> String {
         let quick = if config.contains("[timeouts]") { "" } else { QUICK };
-        format!("{config}\n{COMMON}\n{quick}")
+        let common = if config.contains("[admin]") { "" } else { COMMON };
+        format!("{config}\n{common}\n{quick}")
     }
 
     /// The address of a listener.
