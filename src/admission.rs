@@ -109,6 +109,13 @@ impl Admission {
         }
     }
 
+    /// How many networks each limit remembers; `None`: it is off.
+    pub fn remembered(&self) -> [(Limit, Option<usize>); 2] {
+        let sessions = (self.limits.sessions_per_network > 0).then(|| self.by_network.len());
+        let connects = self.connects.as_ref().map(|connects| connects.len());
+        [(Limit::SessionsPerNetwork, sessions), (Limit::ConnectsPerNetwork, connects)]
+    }
+
     /// Forgets what need not be remembered; to be called now and then.
     pub fn sweep(&self) {
         if let Some(connects) = &self.connects {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::imap::{Event, Login, Offer, Preauth, Welcome};
+use crate::imap::{Event, Heard, Login, Offer, Preauth, Welcome};
 use crate::outcome::Ending;
 use crate::process::Phase;
 use crate::stream::Buffered;
@@ -121,6 +121,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
             Ok(Err(ending)) => Err(ending),
             Err(_) => Err(Ending::LoginTimeout),
         }
+    }
+
+    /// What the client has said so far, counted.
+    pub fn heard(&self) -> &Heard {
+        self.machine.heard()
     }
 
     /// The stream below.

@@ -152,19 +152,20 @@ impl Limits {
         Ok(())
     }
 
-    /// The attempt was made with a wrong secret, or for a user that does not exist.
-    pub fn failed(&self, login: &Login, client: IpAddr) {
+    /// The attempt was made with a wrong secret, or for a user that does not exist. Gives the limits that are reached now, and
+    /// were not before.
+    pub fn failed(&self, login: &Login, client: IpAddr) -> [Option<Limit>; 2] {
         if is_in(client, &self.config.exempt) {
-            return;
+            return [None, None];
         }
-        let network = network_of(client);
-        let fingerprint = self.fingerprint(login);
-        if let Some(failures) = &self.network_failures {
-            failures.count(network, fingerprint, None);
-        }
-        if let Some(failures) = &self.user_failures {
-            failures.count(self.claim(login, network), fingerprint, Some(&login.user));
-        }
+        let (network, fingerprint) = (network_of(client), self.fingerprint(login));
+        let network_is_held =
+            self.network_failures.as_ref().is_some_and(|failures| failures.count(network, fingerprint, None));
+        let user_is_held = self
+            .user_failures
+            .as_ref()
+            .is_some_and(|failures| failures.count(self.claim(login, network), fingerprint, Some(&login.user)));
+        [network_is_held.then_some(Limit::FailuresPerNetwork), user_is_held.then_some(Limit::FailuresPerUser)]
     }
 
     /// The attempt succeeded: its network is forgiven, and the user is known there from now on.
@@ -199,6 +200,22 @@ impl Limits {
             self.full.add((user, None), Some(name), Instant::now() + FULL_FOR, 0);
             Limit::SessionsPerUser
         })
+    }
+
+    /// How many users or networks each limit remembers, and how many of these are held back because they failed too often;
+    /// `None`: it is off.
+    pub fn remembered(&self) -> [(Limit, Option<(usize, usize)>); 4] {
+        let networks =
+            self.network_failures.as_ref().map(|failures| (failures.pace.rates.len(), failures.pace.rates.exhausted()));
+        let users =
+            self.user_failures.as_ref().map(|failures| (failures.pace.rates.len(), failures.pace.rates.exhausted()));
+        let sessions = (self.config.sessions_per_user > 0).then(|| (self.sessions.len(), 0));
+        [
+            (Limit::SessionsPerUser, sessions),
+            (Limit::LoginsPerUser, self.logins.as_ref().map(|logins| (logins.rates.len(), 0))),
+            (Limit::FailuresPerNetwork, networks),
+            (Limit::FailuresPerUser, users),
+        ]
     }
 
     /// Forgets what need not be remembered; to be called now and then.
@@ -253,12 +270,15 @@ impl<K: Copy + Eq + Hash> Failures<K> {
         !self.pace.rates.has_one(key)
     }
 
-    /// `name` is the user's, where the key is one.
-    fn count(&self, key: K, fingerprint: u64, name: Option<&UserName>) {
-        if self.is_new(key, fingerprint) {
-            self.pace.rates.charge(key);
-            self.pace.note(key, name);
+    /// True: there are too many now, and were not before. `name` is the user's, where the key is one.
+    fn count(&self, key: K, fingerprint: u64, name: Option<&UserName>) -> bool {
+        if !self.is_new(key, fingerprint) {
+            return false;
         }
+        let were_too_many = self.are_too_many(key);
+        self.pace.rates.charge(key);
+        self.pace.note(key, name);
+        !were_too_many && self.are_too_many(key)
     }
 
     /// Whether this secret was not among the last ones; from now on it is.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 use zeroize::Zeroizing;
 
@@ -12,7 +12,7 @@ use crate::backend::{Aspect, Backend, LoginAs, Route};
 use crate::config::{self, Finding};
 use crate::imap::{Credentials, Login, Mechanism, Secret, UserName};
 use crate::link::{Dialling, Link, LinkError, Progress};
-use crate::metrics::BackendError;
+use crate::metrics::{BackendError, ProbeKind};
 use crate::random;
 use crate::secret_file;
 
@@ -48,7 +48,13 @@ impl Prober {
             Ok((user, password))
         };
         let login = backend.config.health.login.as_ref().map(read).transpose()?;
-        Ok(Self { backend: Arc::clone(backend), login })
+        let prober = Self { backend: Arc::clone(backend), login };
+        backend.metrics.is_probed(prober.kind());
+        Ok(prober)
+    }
+
+    fn kind(&self) -> ProbeKind {
+        if self.login.is_some() { ProbeKind::Login } else { ProbeKind::Greeting }
     }
 
     /// Probes for as long as the future lives.
@@ -65,6 +71,7 @@ impl Prober {
     async fn probe(&self, dialling: &Dialling) -> Option<Duration> {
         let time = self.backend.config.health.timeout;
         let mut aspect = Aspect::Reach;
+        let began = Instant::now();
         let result = timeout(time, self.look(dialling, time, &mut aspect)).await;
         let backend = &self.backend;
         let name = &backend.config.name;
@@ -73,19 +80,19 @@ impl Prober {
                 debug!(backend = name, why, "it could not be probed");
             }
             Ok(Ok(())) => {
-                backend.metrics.probed("ok");
+                backend.metrics.probed(self.kind(), began.elapsed());
                 if self.login.is_some() {
                     backend.succeeded(Aspect::Login);
                 }
             }
             Ok(Err(LinkError { detail: why, .. })) => {
                 debug!(backend = name, why, "probe failed");
-                backend.metrics.probed("failed");
+                backend.metrics.probe_failed(self.kind());
                 backend.failed(aspect, None, &why);
             }
             Err(_) => {
                 debug!(backend = name, why = "no answer in time", "probe failed");
-                backend.metrics.probed("failed");
+                backend.metrics.probe_failed(self.kind());
                 backend.was_silent(aspect, None);
             }
         }

@@ -69,12 +69,24 @@ pub enum Listener {
 pub struct State {
     /// Shown at `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// Called before they are, to tell them what is looked at and not counted.
+    pub look: Look,
     /// Shown at `/readyz`; [`Phase::Stopped`] ends the port.
     pub phase: watch::Receiver<Phase>,
     /// The bearer token, as it is now.
     pub token: watch::Receiver<Option<Arc<Secret>>>,
     /// What changes something: [`api()`].
     pub api: Router,
+}
+
+/// Something that is done before metrics are shown.
+#[derive(Clone)]
+pub struct Look(pub Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// Serves until the phase is [`Phase::Stopped`] (or nobody is left who could say so), or the sender of `closed` is dropped.
@@ -195,6 +207,7 @@ fn router(state: State, is_local: bool) -> Router {
 }
 
 async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
+    (state.look.0)();
     match state.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

@@ -29,7 +29,9 @@ impl Port {
         let token = token.map(|token| Secret::new(Zeroizing::new(token.as_bytes().to_vec())).expect("clean"));
         let token = watch::channel(token.map(Arc::new)).1;
         let api = Router::new().route("/anything", axum::routing::post("done"));
-        let state = State { metrics: Arc::clone(&metrics), phase: seen, token, api };
+        let looked = metrics.backend("looked-at");
+        let look = Look(Arc::new(move || looked.set_up(false)));
+        let state = State { metrics: Arc::clone(&metrics), look, phase: seen, token, api };
         let (open, closed) = oneshot::channel();
         let ended = Arc::new(AtomicBool::new(false));
         let mut server = JoinSet::new();
@@ -74,6 +76,7 @@ async fn the_three_paths_answer_and_no_other() {
     assert_eq!(status(&metrics), "200");
     assert!(metrics.contains("\r\ncontent-type: text/plain; version=0.0.4\r\n"), "{metrics}");
     assert!(body(&metrics).lines().any(|line| line == "mailmux_accept_errors_total 1"), "{metrics}");
+    assert!(metrics.contains("mailmux_backend_up{backend=\"looked-at\"} 0"), "looked at before it is told: {metrics}");
 
     let health = port.get("/healthz", "").await;
     assert_eq!((status(&health), body(&health)), ("200", "ok"));
@@ -198,6 +201,7 @@ async fn who_may_open_the_socket_needs_no_token() {
     let token = Secret::new(Zeroizing::new(b"s3cret".to_vec())).expect("clean");
     let state = State {
         metrics: Arc::new(Metrics::new().expect("no name twice")),
+        look: Look(Arc::new(|| ())),
         phase,
         token: watch::channel(Some(Arc::new(token))).1,
         api: Router::new().route("/anything", axum::routing::post("done")),
@@ -266,7 +270,8 @@ async fn a_slow_caller_is_cut_off_in_time() {
     let (stream, _) = listener.accept().await.expect("there is one");
     let (_phase, phase) = watch::channel(Phase::Running);
     let metrics = Arc::new(Metrics::new().expect("no name twice"));
-    let state = State { metrics, phase, token: watch::channel(None).1, api: Router::new() };
+    let state =
+        State { metrics, look: Look(Arc::new(|| ())), phase, token: watch::channel(None).1, api: Router::new() };
     let started = tokio::time::Instant::now();
     answer(Box::new(stream), router(state, false)).await;
     assert_eq!(started.elapsed().as_secs(), REQUEST_TIME.as_secs());

@@ -8,6 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::Backend;
 use crate::config::Choose;
+use crate::metrics::GroupStanding;
 
 /// Backends that share users.
 #[derive(Debug)]
@@ -55,6 +56,12 @@ impl Group {
         }
         weightless_last(&mut members);
         members
+    }
+
+    /// How it is, for the metrics.
+    pub fn standing(&self) -> GroupStanding {
+        let is_well = |backend: &&Arc<Backend>| backend.is_up() && !backend.is_draining();
+        GroupStanding { backends: self.backends().count(), up: self.backends().filter(is_well).count() }
     }
 
     /// Members and standby in the order in which they are asked. Standby comes before members whose weight was taken away: these

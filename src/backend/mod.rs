@@ -9,10 +9,12 @@ mod places;
 mod route;
 mod weight;
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -21,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::imap::UserName;
-use crate::metrics::BackendMetrics;
+use crate::metrics::{BackendMetrics, BackendStanding};
 use crate::outcome::Limit;
 use crate::random;
 use crate::tls::Connector;
@@ -120,6 +122,9 @@ impl Backend {
         known: Arc<Mutex<Known>>,
         standing: Arc<Standing>,
     ) -> Self {
+        if connector.is_some() {
+            metrics.speaks_tls();
+        }
         Self {
             config,
             connector,
@@ -238,9 +243,7 @@ impl Backend {
     /// # Errors
     /// It had to wait until `deadline`.
     pub async fn place_of(&self, user: &UserName, deadline: Instant) -> Result<Place, Limit> {
-        // Who need not wait is gone from there before anybody looks.
-        let _queued = self.metrics.queued();
-        self.standing.places.of_user(user, deadline).await
+        self.in_queue(self.standing.places.of_user(user, deadline)).await
     }
 
     /// Makes a user's place one for a new link, as soon as the backend may have one more.
@@ -248,8 +251,24 @@ impl Backend {
     /// # Errors
     /// It had to wait until `deadline`.
     pub async fn complete(&self, place: &mut Place, deadline: Instant) -> Result<(), Limit> {
-        let _queued = self.metrics.queued();
-        self.standing.places.complete(place, deadline).await
+        self.in_queue(self.standing.places.complete(place, deadline)).await
+    }
+
+    /// Counts whoever has to wait.
+    async fn in_queue<T>(&self, turn: impl Future<Output = Result<T, Limit>>) -> Result<T, Limit> {
+        let mut turn = pin!(turn);
+        let at_once = poll_fn(|cx| Poll::Ready(turn.as_mut().poll(cx))).await;
+        let done = match at_once {
+            Poll::Ready(done) => done,
+            Poll::Pending => {
+                let _queued = self.metrics.queued();
+                turn.await
+            }
+        };
+        if done.is_err() {
+            self.metrics.queue_timed_out();
+        }
+        done
     }
 
     /// A place for a link that is nobody's yet, if there is one to spare.
@@ -297,12 +316,28 @@ impl Backend {
     /// Begins an attempt; `None` when the backend is down for half a minute and somebody is already finding out
     /// whether it is back, so that a dead backend does not make every client wait.
     pub fn attempt(&self) -> Option<Attempt<'_>> {
-        let is_lost = self.known().health.down_since().is_some_and(|since| since.elapsed() >= FAILS_AT_ONCE_AFTER);
+        let is_lost = self.is_lost();
         if self.trying.fetch_add(1, Ordering::Relaxed) > 0 && is_lost {
             self.trying.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         Some(Attempt(self))
+    }
+
+    /// It is down for half a minute.
+    fn is_lost(&self) -> bool {
+        self.known().health.down_since().is_some_and(|since| since.elapsed() >= FAILS_AT_ONCE_AFTER)
+    }
+
+    /// How it is, for the metrics.
+    pub fn standing(&self) -> BackendStanding {
+        BackendStanding {
+            draining: self.is_draining(),
+            weight: self.weight(),
+            sessions: self.sessions(),
+            links_limit: self.config.max_links,
+            circuit_open: self.is_lost(),
+        }
     }
 
     /// Something with it went well.

@@ -132,6 +132,34 @@ impl<'a> Line<'a> {
 }
 
 impl Name {
+    /// All of them, for who counts.
+    pub const ALL: [Self; 9] = [
+        Self::Capability,
+        Self::Noop,
+        Self::Logout,
+        Self::StartTls,
+        Self::Id,
+        Self::Login,
+        Self::Authenticate,
+        Self::AfterLogin,
+        Self::Unknown,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Capability => "capability",
+            Self::Noop => "noop",
+            Self::Logout => "logout",
+            Self::StartTls => "starttls",
+            Self::Id => "id",
+            Self::Login => "login",
+            Self::Authenticate => "authenticate",
+            Self::AfterLogin => "after_login",
+            Self::Unknown => "unknown",
+        }
+    }
+
     fn new(word: &[u8]) -> Self {
         // The longest name there is has 15 bytes; what is longer is none, and is not copied.
         match word.get(..16).map_or_else(|| word.to_ascii_uppercase(), |_| Vec::new()).as_slice() {

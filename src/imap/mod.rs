@@ -5,6 +5,7 @@ mod capability;
 pub mod command;
 pub mod follower;
 pub mod framer;
+mod heard;
 mod login;
 mod preauth;
 mod reply;
@@ -16,6 +17,7 @@ mod tracker;
 
 pub use capability::Capabilities;
 pub use follower::{Remains, Reset};
+pub use heard::{Heard, Mistake};
 pub use login::{Credentials, Login, Mechanism};
 pub use preauth::{Event, Offer, Preauth};
 pub use reply::Welcome;

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::command::{self, Command, Line, Name, Wrong};
 use super::framer::{Frame, Framer};
+use super::heard::{Heard, Mistake};
 use super::sasl::{self, Exchange, Turn};
 use super::{Capabilities, Credentials, Login, Mechanism, Secret, UserName, Welcome, reply};
 use crate::outcome::Ending;
@@ -61,6 +62,7 @@ pub struct Preauth {
     framer: Framer,
     state: State,
     errors: u32,
+    heard: Heard,
     /// The client asked for capabilities, and so must hear of those that count after login.
     asked: bool,
 }
@@ -83,7 +85,7 @@ impl Preauth {
     /// A machine at the start of a connection, or of its TLS.
     pub fn new(offer: Offer) -> Self {
         let scope = if offer.login { command::scope } else { command::scope_in_clear };
-        Self { offer, framer: Framer::new(scope), state: State::Idle, errors: 0, asked: false }
+        Self { offer, framer: Framer::new(scope), state: State::Idle, errors: 0, heard: Heard::default(), asked: false }
     }
 
     /// The greeting. There is none after STARTTLS.
@@ -113,7 +115,7 @@ impl Preauth {
                     None
                 }
                 Frame::Oversize(head) => {
-                    self.bad(Line::new(&head).tag, b"BAD Literal too long.", out);
+                    self.bad(Mistake::Literal, Line::new(&head).tag, b"BAD Literal too long.", out);
                     None
                 }
                 Frame::Answer(text) => self.answer(&text, out),
@@ -157,6 +159,11 @@ impl Preauth {
         self.framer.unread().to_vec()
     }
 
+    /// What the client has said so far.
+    pub fn heard(&self) -> &Heard {
+        &self.heard
+    }
+
     /// The bytes held.
     pub fn buffered(&self) -> usize {
         self.framer.buffered()
@@ -191,11 +198,12 @@ impl Preauth {
     fn command(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Option<Event> {
         let line = Line::new(bytes);
         let Some(tag) = line.tag else {
-            self.bad(None, b"BAD Invalid tag.", out);
+            self.bad(Mistake::Tag, None, b"BAD Invalid tag.", out);
             return None;
         };
+        self.heard.command(line.name);
         if self.is_in_clear(line.name) {
-            self.bad(Some(tag), PRIVACY_REQUIRED, out);
+            self.bad(Mistake::InClear, Some(tag), PRIVACY_REQUIRED, out);
             return None;
         }
         match line.parse() {
@@ -220,7 +228,10 @@ impl Preauth {
             Ok(Command::Authenticate { mechanism, initial }) => {
                 return self.authenticate(tag, &mechanism, initial.as_deref().map(Vec::as_slice), out);
             }
-            Err(wrong) => self.bad(Some(tag), text(wrong), out),
+            Err(wrong) => {
+                let (mistake, text) = judged(wrong);
+                self.bad(mistake, Some(tag), text, out);
+            }
         }
         None
     }
@@ -235,13 +246,16 @@ impl Preauth {
         }
         let tag = line.tag.map(<[u8]>::to_vec);
         self.framer.abandon();
-        let text = if tag.is_some() { BAD_ARGUMENTS } else { b"BAD Invalid tag." };
-        self.bad(tag.as_deref(), text, out);
+        let (mistake, text): (_, &[u8]) = match tag {
+            Some(_) => (Mistake::Arguments, BAD_ARGUMENTS),
+            None => (Mistake::Tag, b"BAD Invalid tag."),
+        };
+        self.bad(mistake, tag.as_deref(), text, out);
     }
 
     fn start_tls(&mut self, tag: &[u8], out: &mut Vec<u8>) -> Option<Event> {
         if !self.offer.starttls {
-            self.bad(Some(tag), b"BAD STARTTLS is not available.", out);
+            self.bad(Mistake::Unknown, Some(tag), b"BAD STARTTLS is not available.", out);
             return None;
         }
         reply::tagged(out, Some(tag), b"OK Begin TLS negotiation now.");
@@ -252,7 +266,7 @@ impl Preauth {
     fn login(&mut self, tag: &[u8], user: &[u8], password: Zeroizing<Vec<u8>>, out: &mut Vec<u8>) -> Option<Event> {
         // A line break in either would be a command to whoever writes it into a line (command smuggling).
         let (Ok(user), Ok(password)) = (UserName::new(user), Secret::new(password)) else {
-            self.bad(Some(tag), b"BAD Invalid user name or password.", out);
+            self.bad(Mistake::Arguments, Some(tag), b"BAD Invalid user name or password.", out);
             return None;
         };
         let credentials = Credentials::Password(password);
@@ -261,7 +275,7 @@ impl Preauth {
 
     fn authenticate(&mut self, tag: &[u8], name: &[u8], initial: Option<&[u8]>, out: &mut Vec<u8>) -> Option<Event> {
         let Some(mechanism) = sasl::mechanism(name).filter(|mechanism| self.offers(*mechanism)) else {
-            self.bad(Some(tag), b"NO Unsupported authentication mechanism.", out);
+            self.bad(Mistake::Mechanism, Some(tag), b"NO Unsupported authentication mechanism.", out);
             return None;
         };
         let exchange = Exchange::new(mechanism);
@@ -292,7 +306,7 @@ impl Preauth {
                 None
             }
             Err(sasl::Malformed) => {
-                self.bad(Some(&tag), b"BAD Invalid authentication message.", out);
+                self.bad(Mistake::Exchange, Some(&tag), b"BAD Invalid authentication message.", out);
                 None
             }
         }
@@ -304,7 +318,7 @@ impl Preauth {
         let message = sasl::decode_base64(text);
         match state {
             State::Exchange { tag, .. } if text == b"*" => {
-                self.bad(Some(&tag), ABORTED, out);
+                self.bad(Mistake::Exchange, Some(&tag), ABORTED, out);
                 None
             }
             State::Exchange { tag, exchange } => self.hear(tag, exchange, message, out),
@@ -313,7 +327,7 @@ impl Preauth {
                 if message.is_some() {
                     self.state = State::Attempt { tag, mechanism };
                 } else {
-                    self.bad(Some(&tag), ABORTED, out);
+                    self.bad(Mistake::Exchange, Some(&tag), ABORTED, out);
                 }
                 Some(Event::Answer(message))
             }
@@ -336,8 +350,9 @@ impl Preauth {
     }
 
     /// Says no, and counts it.
-    fn bad(&mut self, tag: Option<&[u8]>, text: &[u8], out: &mut Vec<u8>) {
+    fn bad(&mut self, mistake: Mistake, tag: Option<&[u8]>, text: &[u8], out: &mut Vec<u8>) {
         self.errors += 1;
+        self.heard.mistake(mistake);
         reply::tagged(out, tag, text);
     }
 
@@ -371,11 +386,11 @@ fn is_answer(mechanism: Mechanism, message: &[u8]) -> bool {
     !matches!(mechanism, Mechanism::XOAuth2 | Mechanism::OAuthBearer) || matches!(message, b"" | b"\x01")
 }
 
-fn text(wrong: Wrong) -> &'static [u8] {
+fn judged(wrong: Wrong) -> (Mistake, &'static [u8]) {
     match wrong {
-        Wrong::Arguments => BAD_ARGUMENTS,
-        Wrong::TooEarly => b"BAD Log in first.",
-        Wrong::Unknown => b"BAD Unknown command.",
+        Wrong::Arguments => (Mistake::Arguments, BAD_ARGUMENTS),
+        Wrong::TooEarly => (Mistake::TooEarly, b"BAD Log in first."),
+        Wrong::Unknown => (Mistake::Unknown, b"BAD Unknown command."),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::imap::{Capabilities, escape};
 use crate::metrics::BackendError;
 use crate::outcome::Refusal;
 use crate::proxy_header;
-use crate::tls::{Connector, Stream};
+use crate::tls::Stream;
 
 /// A dead peer is noticed within 120 + 4 x 30 s although nobody writes, and within 5 minutes where somebody does.
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(2);
@@ -43,15 +43,26 @@ impl Link<Greeted> {
     ) -> Result<Self, LinkError> {
         let _connecting = backend.metrics.connecting();
         let began = Instant::now();
-        let deadline = began + connect_timeout;
+        let link = Self::opened(backend, dialling, caller, began + connect_timeout).await;
+        match &link {
+            Ok(_) => backend.metrics.connected(began.elapsed()),
+            Err(_) => backend.metrics.not_connected(),
+        }
+        link
+    }
+
+    async fn opened(
+        backend: &Arc<Backend>,
+        dialling: &Dialling,
+        caller: Option<&Caller<'_>>,
+        deadline: Instant,
+    ) -> Result<Self, LinkError> {
         let tcp = Box::pin(dial(backend, dialling, deadline)).await?;
         let reached = tcp.peer_addr().map_or_else(|_| backend.address(), |address| address.to_string());
         // A backend that accepts and stays silent is as good as down.
         let link = timeout_at(deadline, Box::pin(set_up(tcp, backend, caller))).await;
         let link = link.unwrap_or_else(|_| Err(LinkError::down(Some(BackendError::Timeout), "no greeting in time")));
-        let link = link.map_err(|error| LinkError { detail: format!("{reached}: {}", error.detail), ..error })?;
-        backend.metrics.connected(began.elapsed());
-        Ok(link)
+        link.map_err(|error| LinkError { detail: format!("{reached}: {}", error.detail), ..error })
     }
 }
 
@@ -66,15 +77,14 @@ async fn set_up(
         let header = proxy_header(version, caller);
         tcp.write_all(&header).await.map_err(|error| LinkError::closed(format!("while sending PROXY: {error}")))?;
     }
-    let connector = backend.connector.as_ref();
     let mut aside = Aside::default();
     let (wire, capabilities) = match backend.config.tls {
         BackendTls::None => greeted(Stream::Plain(tcp), &mut aside).await?,
-        BackendTls::Implicit(_) => greeted(encrypt(tcp, connector).await?, &mut aside).await?,
+        BackendTls::Implicit(_) => greeted(encrypt(tcp, backend).await?, &mut aside).await?,
         BackendTls::StartTls(_) => {
             let tcp = start_tls(tcp).await?;
             // A new wire, and nothing of what was said in clear: session fixation, stripped capabilities.
-            let mut wire = Wire::new(encrypt(tcp, connector).await?);
+            let mut wire = Wire::new(encrypt(tcp, backend).await?);
             let capabilities = wire.capabilities(Keep::Alerts, &mut aside).await?;
             (wire, capabilities)
         }
@@ -97,18 +107,21 @@ pub(super) fn proxy_header(version: ProxyVersion, caller: Option<&Caller<'_>>) -
     }
 }
 
-async fn encrypt(tcp: TcpStream, connector: Option<&Connector>) -> Result<Stream, LinkError> {
-    let Some(connector) = connector else {
+async fn encrypt(tcp: TcpStream, backend: &Backend) -> Result<Stream, LinkError> {
+    let Some(connector) = &backend.connector else {
         return Err(LinkError::misconfigured(BackendError::Tls, "no TLS settings for this backend"));
     };
-    connector.connect(tcp).await.map_err(|error| {
+    let began = Instant::now();
+    let stream = connector.connect(tcp).await.map_err(|error| {
         let detail = format!("TLS: {error}");
         match error.kind() {
             // A certificate that does not verify will not the next time either.
             io::ErrorKind::InvalidData => LinkError::misconfigured(BackendError::Tls, detail),
             _ => LinkError::down(Some(BackendError::Tls), detail),
         }
-    })
+    })?;
+    backend.metrics.encrypted(began.elapsed());
+    Ok(stream)
 }
 
 /// Reads the greeting, and asks for the capabilities if it has none.

@@ -19,8 +19,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::backend::Place;
+use crate::imap::response::Code;
 use crate::imap::{Capabilities, UserName, Welcome};
-use crate::metrics::BackendError;
+use crate::metrics::{BackendError, BackendLogin};
 use crate::outcome::{Limit, Refusal};
 use crate::tls::Stream;
 
@@ -215,6 +216,24 @@ impl LinkError {
     /// There is no place for one more link.
     pub fn limited(limit: Limit) -> Self {
         Self::new(None, Refusal::Limited(limit), format!("no free link within backend_connect: {}", limit.as_str()))
+    }
+
+    /// How the login ended in which it happened.
+    pub fn as_login(&self) -> BackendLogin {
+        match (self.kind, &self.refusal) {
+            _ if self.referral.is_some() => BackendLogin::Referral,
+            (Some(BackendError::Unavailable), _) => BackendLogin::Unavailable,
+            (Some(BackendError::ServerBug), _) => BackendLogin::ServerBug,
+            (Some(BackendError::Closed), _) => BackendLogin::Closed,
+            (Some(BackendError::Timeout), _) => BackendLogin::Timeout,
+            (Some(_), _) => BackendLogin::Protocol,
+            (None, Refusal::BadCredentials) => BackendLogin::BadCredentials,
+            (None, Refusal::Coded(text)) => match Code::of(text) {
+                Some(code) if code.is("LIMIT") || code.is("INUSE") => BackendLogin::Limit,
+                _ => BackendLogin::Refused,
+            },
+            (None, _) => BackendLogin::Unsupported,
+        }
     }
 
     fn closed(detail: impl Into<String>) -> Self {

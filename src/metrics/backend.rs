@@ -1,331 +1,91 @@
-//! The metrics of backends, of the links to them and of the pool. `reading.rs` tells what they show.
+//! The metrics of one backend, and the verbs that move them. `reading.rs` tells what they show.
 
 mod reading;
 
-use std::collections::BTreeSet;
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
-use super::{LATENCY, Present, registered};
+use super::backends::{OUTCOMES, ProbeKind};
+use super::counted::Counted;
+use super::errors::{BackendError, BackendLogin};
+use super::named::Holder;
+use super::pool::{Checkout, Eviction};
+use super::present::{Present, Timed};
 
 pub use reading::BackendReading;
-
-/// Sessions: 1 s to 7 days.
-const LIFETIME: [f64; 10] = [1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 86400.0, 259_200.0, 604_800.0];
-
-/// The families of all backends.
-pub(super) struct Backends {
-    up: IntGaugeVec,
-    /// Of whom it is told whether they are up.
-    names: Mutex<BTreeSet<String>>,
-    links: IntGaugeVec,
-    queue: IntGaugeVec,
-    connect_seconds: HistogramVec,
-    login_seconds: HistogramVec,
-    session_seconds: HistogramVec,
-    relay_bytes: IntCounterVec,
-    errors: IntCounterVec,
-    retries: IntCounterVec,
-    probes: IntCounterVec,
-    checkouts: IntCounterVec,
-    evictions: IntCounterVec,
-}
 
 /// The metrics of one backend.
 #[derive(Debug, Clone)]
 pub struct BackendMetrics {
-    up: IntGauge,
-    connecting: IntGauge,
-    warm: IntGauge,
-    active: IntGauge,
-    resetting: IntGauge,
-    idle: IntGauge,
-    queue: IntGauge,
-    connect_seconds: Histogram,
-    login_seconds: Histogram,
-    session_seconds: Histogram,
-    retries: IntCounter,
-    to_backend: IntCounter,
-    to_client: IntCounter,
-    errors: IntCounterVec,
-    probes: IntCounterVec,
-    checkouts: IntCounterVec,
-    evictions: IntCounterVec,
-    name: Arc<str>,
-}
-
-/// What can go wrong with a backend; the label `kind` of `mailmux_backend_errors_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendError {
-    /// TCP: refused, unreachable, no such name.
-    Connect,
-    /// No answer in time, at any step.
-    Timeout,
-    /// The handshake, or a certificate that does not verify.
-    Tls,
-    /// A greeting that is not `* OK`.
-    Greeting,
-    /// Anything else that is not IMAP as expected.
-    Protocol,
-    /// End of stream before the login was answered.
-    Closed,
-    /// STARTTLS wanted and not offered or refused.
-    StartTls,
-    /// `NO [UNAVAILABLE]`.
-    Unavailable,
-    /// `NO [SERVERBUG]`.
-    ServerBug,
-    /// Nothing of the backend's: this machine has no descriptor, port or memory for a link.
-    Local,
-}
-
-impl BackendError {
-    const ALL: [Self; 10] = [
-        Self::Connect,
-        Self::Timeout,
-        Self::Tls,
-        Self::Greeting,
-        Self::Protocol,
-        Self::Closed,
-        Self::StartTls,
-        Self::Unavailable,
-        Self::ServerBug,
-        Self::Local,
-    ];
-
-    /// The label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Timeout => "timeout",
-            Self::Tls => "tls",
-            Self::Greeting => "greeting",
-            Self::Protocol => "protocol",
-            Self::Closed => "closed",
-            Self::StartTls => "starttls",
-            Self::Unavailable => "unavailable",
-            Self::ServerBug => "serverbug",
-            Self::Local => "local",
-        }
-    }
-}
-
-/// Which link a login on a route with a pool got; the label `outcome` of `mailmux_pool_checkouts_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checkout {
-    /// One that was logged in already.
-    Hit,
-    /// One that was connected already.
-    Warm,
-    /// A new one, since none was waiting.
-    Miss,
-    /// A new one, since those that were waiting belong to other credentials.
-    WrongCredential,
-    /// A new one, since those that were waiting turned out to be dead.
-    Dead,
-}
-
-impl Checkout {
-    const ALL: [Self; 5] = [Self::Hit, Self::Warm, Self::Miss, Self::WrongCredential, Self::Dead];
-
-    /// The label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Warm => "warm",
-            Self::Miss => "miss",
-            Self::WrongCredential => "wrong_credential",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-/// Why a link did not wait in the pool, or does so no longer; the label `reason` of `mailmux_pool_evictions_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Eviction {
-    /// It has waited long enough.
-    Age,
-    /// The backend closed it, or said what it should not.
-    Dead,
-    /// The session has left something behind that cannot be undone, or that may.
-    Dirty,
-    /// Undoing what the session has left behind failed.
-    ResetFailed,
-    /// As many wait as may.
-    Full,
-    /// Its user has logged in with other credentials, or was sent away.
-    Credential,
-    /// Somebody else needs its place.
-    Wanted,
-    /// The backend is down or is being drained.
-    Closing,
-}
-
-impl Eviction {
-    const ALL: [Self; 8] = [
-        Self::Age,
-        Self::Dead,
-        Self::Dirty,
-        Self::ResetFailed,
-        Self::Full,
-        Self::Credential,
-        Self::Wanted,
-        Self::Closing,
-    ];
-
-    /// The label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Age => "age",
-            Self::Dead => "dead",
-            Self::Dirty => "dirty",
-            Self::ResetFailed => "reset_failed",
-            Self::Full => "full",
-            Self::Credential => "credential",
-            Self::Wanted => "wanted",
-            Self::Closing => "closing",
-        }
-    }
-}
-
-impl Backends {
-    /// Fails only if two metrics had one name.
-    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            registered(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
-        };
-        let histograms = |name: &str, help: &str, buckets: &[f64]| {
-            let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-            registered(registry, HistogramVec::new(opts, &["backend"])?)
-        };
-        let connect = "How long connecting took: TCP, TLS and the greeting.";
-        let login = "How long logging in at the backend took, from the client's command to the backend's OK.";
-        let checkouts = "Logins on routes with a pool, by the link they got: one that was logged in already (hit), one that \
-                         was connected already (warm), or a new one and why that.";
-        Ok(Self {
-            up: gauges("mailmux_backend_up", "Whether the backend is well, as far as is known.", &["backend"])?,
-            names: Mutex::default(),
-            links: gauges("mailmux_backend_links", "Connections to the backend.", &["backend", "state"])?,
-            queue: gauges("mailmux_backend_queue", "Logins that wait for a free link.", &["backend"])?,
-            connect_seconds: histograms("mailmux_backend_connect_seconds", connect, &LATENCY)?,
-            login_seconds: histograms("mailmux_login_seconds", login, &LATENCY)?,
-            session_seconds: histograms("mailmux_session_seconds", "How long logged-in sessions lasted.", &LIFETIME)?,
-            relay_bytes: counters("mailmux_relay_bytes_total", "Bytes moved after login.", &["backend", "direction"])?,
-            errors: counters(
-                "mailmux_backend_errors_total",
-                "What went wrong with the backend.",
-                &["backend", "kind"],
-            )?,
-            retries: counters(
-                "mailmux_backend_retries_total",
-                "Logins tried once more because the backend failed.",
-                &["backend"],
-            )?,
-            probes: counters(
-                "mailmux_backend_probes_total",
-                "Probes of backends by how they ended.",
-                &["backend", "outcome"],
-            )?,
-            checkouts: counters("mailmux_pool_checkouts_total", checkouts, &["backend", "outcome"])?,
-            evictions: counters(
-                "mailmux_pool_evictions_total",
-                "Links that did not wait in the pool, or no longer do so, by why.",
-                &["backend", "reason"],
-            )?,
-        })
-    }
-
-    /// The metrics of a backend, present from now on.
-    /// Tells of nobody else any more whether it is up.
-    pub(super) fn only<'b>(&self, names: impl Iterator<Item = &'b str>) {
-        let kept: Vec<_> = names.collect();
-        let mut known = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|name| {
-            let is_kept = kept.contains(&name.as_str());
-            if !is_kept {
-                // It is there: nobody else removes one.
-                let _ = self.up.remove_label_values(&[name]);
-            }
-            is_kept
-        });
-    }
-
-    pub(super) fn of(&self, name: &str) -> BackendMetrics {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        for kind in BackendError::ALL {
-            self.errors.with_label_values(&[name, kind.as_str()]);
-        }
-        for outcome in ["ok", "failed"] {
-            self.probes.with_label_values(&[name, outcome]);
-        }
-        for checkout in Checkout::ALL {
-            self.checkouts.with_label_values(&[name, checkout.as_str()]);
-        }
-        for why in Eviction::ALL {
-            self.evictions.with_label_values(&[name, why.as_str()]);
-        }
-        let up = self.up.with_label_values(&[name]);
-        // Nothing is known against it yet.
-        up.set(1);
-        let links = |state| self.links.with_label_values(&[name, state]);
-        BackendMetrics {
-            up,
-            connecting: links("connecting"),
-            warm: links("warm"),
-            active: links("active"),
-            resetting: links("resetting"),
-            idle: links("idle"),
-            queue: self.queue.with_label_values(&[name]),
-            connect_seconds: self.connect_seconds.with_label_values(&[name]),
-            login_seconds: self.login_seconds.with_label_values(&[name]),
-            session_seconds: self.session_seconds.with_label_values(&[name]),
-            retries: self.retries.with_label_values(&[name]),
-            to_backend: self.relay_bytes.with_label_values(&[name, "to_backend"]),
-            to_client: self.relay_bytes.with_label_values(&[name, "to_client"]),
-            errors: self.errors.clone(),
-            probes: self.probes.clone(),
-            checkouts: self.checkouts.clone(),
-            evictions: self.evictions.clone(),
-            name: name.into(),
-        }
-    }
+    pub(super) up: IntGauge,
+    pub(super) connecting: IntGauge,
+    pub(super) warm: IntGauge,
+    pub(super) active: IntGauge,
+    pub(super) resetting: IntGauge,
+    pub(super) idle: IntGauge,
+    pub(super) queue: IntGauge,
+    pub(super) queue_seconds: Histogram,
+    pub(super) queue_timeouts: IntCounter,
+    pub(super) connect_seconds: Histogram,
+    pub(super) login_seconds: Histogram,
+    pub(super) session_seconds: Histogram,
+    pub(super) reset_seconds: Histogram,
+    pub(super) idle_seconds: Histogram,
+    pub(super) retries: IntCounter,
+    pub(super) to_backend: IntCounter,
+    pub(super) to_client: IntCounter,
+    pub(super) connects: IntCounterVec,
+    pub(super) tls_seconds: HistogramVec,
+    pub(super) logins: IntCounterVec,
+    pub(super) errors: IntCounterVec,
+    pub(super) probes: IntCounterVec,
+    pub(super) probe_seconds: HistogramVec,
+    pub(super) checkouts: IntCounterVec,
+    pub(super) evictions: IntCounterVec,
+    pub(super) name: Arc<str>,
+    pub(super) holder: Holder,
 }
 
 impl BackendMetrics {
     /// A link is being opened until the guard goes.
     pub fn connecting(&self) -> Present {
-        Present::new(&self.connecting)
+        self.present(&self.connecting)
     }
 
     /// A link waits for a login until the guard goes.
     pub fn warm(&self) -> Present {
-        Present::new(&self.warm)
+        self.present(&self.warm)
     }
 
     /// A link is logged in and waits for its user until the guard goes.
     pub fn idle(&self) -> Present {
-        Present::new(&self.idle)
+        self.present(&self.idle)
     }
 
     /// What a session has left behind on a link is undone until the guard goes.
     pub fn resetting(&self) -> Present {
-        Present::new(&self.resetting)
+        self.present(&self.resetting)
+    }
+
+    /// A link is logged in and used until the guard goes.
+    pub fn active(&self) -> Present {
+        self.present(&self.active)
     }
 
     /// Somebody waits for a place until the guard goes.
-    pub fn queued(&self) -> Present {
-        Present::new(&self.queue)
+    pub fn queued(&self) -> Timed {
+        self.present(&self.queue).timed(&self.queue_seconds)
+    }
+
+    fn present(&self, gauge: &IntGauge) -> Present {
+        Present::new(gauge, &self.holder)
+    }
+
+    /// Somebody has waited for a place in vain.
+    pub fn queue_timed_out(&self) {
+        self.queue_timeouts.inc();
     }
 
     /// A login on a route with a pool got its link.
@@ -338,14 +98,40 @@ impl BackendMetrics {
         self.evictions.with_label_values(&[&self.name, why.as_str()]).inc();
     }
 
-    /// A link is logged in and used until the guard goes.
-    pub fn active(&self) -> Present {
-        Present::new(&self.active)
+    /// What a session had left behind on a link is undone.
+    pub fn reset(&self, took: Duration) {
+        self.reset_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A link that was logged in has its user again.
+    pub fn has_waited(&self, waited: Duration) {
+        self.idle_seconds.observe(waited.as_secs_f64());
     }
 
     /// A link was opened and greeted.
     pub fn connected(&self, took: Duration) {
+        self.connects.with_label_values(&[&self.name, "ok"]).inc();
         self.connect_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A link could not be opened.
+    pub fn not_connected(&self) {
+        self.connects.with_label_values(&[&self.name, "failed"]).inc();
+    }
+
+    /// It is spoken to under TLS: its handshakes are shown from now on.
+    pub fn speaks_tls(&self) {
+        self.tls_seconds.with_label_values(&[&self.name]);
+    }
+
+    /// A handshake succeeded.
+    pub fn encrypted(&self, took: Duration) {
+        self.tls_seconds.with_label_values(&[&self.name]).observe(took.as_secs_f64());
+    }
+
+    /// A login has come to an answer there, or to none.
+    pub fn answered(&self, outcome: BackendLogin) {
+        self.logins.with_label_values(&[&self.name, outcome.as_str()]).inc();
     }
 
     /// A login succeeded.
@@ -358,9 +144,23 @@ impl BackendMetrics {
         self.session_seconds.observe(lasted.as_secs_f64());
     }
 
-    /// A probe ended: `ok` or `failed`.
-    pub fn probed(&self, outcome: &'static str) {
-        self.probes.with_label_values(&[&self.name, outcome]).inc();
+    /// It is probed: what comes of it is shown from now on.
+    pub fn is_probed(&self, kind: ProbeKind) {
+        for outcome in OUTCOMES {
+            self.probes.with_label_values(&[&self.name, kind.as_str(), outcome]);
+        }
+        self.probe_seconds.with_label_values(&[&self.name, kind.as_str()]);
+    }
+
+    /// A probe went well.
+    pub fn probed(&self, kind: ProbeKind, took: Duration) {
+        self.probes.with_label_values(&[&self.name, kind.as_str(), "ok"]).inc();
+        self.probe_seconds.with_label_values(&[&self.name, kind.as_str()]).observe(took.as_secs_f64());
+    }
+
+    /// A probe failed.
+    pub fn probe_failed(&self, kind: ProbeKind) {
+        self.probes.with_label_values(&[&self.name, kind.as_str(), "failed"]).inc();
     }
 
     /// A login is tried once more.
@@ -386,43 +186,5 @@ impl BackendMetrics {
     /// Wraps the backend's stream for the relay: what is written to it is counted as `to_backend`.
     pub fn counted_backend<S>(&self, stream: S) -> Counted<S> {
         Counted { stream, written: self.to_backend.clone() }
-    }
-}
-
-/// A stream whose written bytes are counted as they go.
-#[derive(Debug)]
-pub struct Counted<S> {
-    stream: S,
-    written: IntCounter,
-}
-
-impl<S> Counted<S> {
-    /// The stream below.
-    pub fn into_inner(self) -> S {
-        self.stream
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(n)) = written {
-            self.written.inc_by(n as u64);
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

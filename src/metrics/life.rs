@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge};
 
-use super::registered;
+use super::families::{Families, Made, number};
 
 /// How a reload ends.
 const OUTCOMES: [&str; 2] = ["ok", "failed"];
@@ -16,6 +16,8 @@ pub struct Life {
     certificate_reloads: IntCounterVec,
     last_reload: Gauge,
     last_failure: Mutex<Option<SystemTime>>,
+    last_reload_ok: IntGauge,
+    last_certificates_ok: IntGauge,
     draining: IntGauge,
     drain_remaining: IntGauge,
     predecessors: IntGauge,
@@ -24,17 +26,14 @@ pub struct Life {
 }
 
 impl Life {
-    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(families: &Families<'_>) -> Made<Self> {
         let reloads = |name: &str, help: &str| {
-            let counters = registered(registry, IntCounterVec::new(Opts::new(name, help), &["outcome"])?)?;
+            let counters = families.counters(name, help, &["outcome"])?;
             for outcome in OUTCOMES {
                 counters.with_label_values(&[outcome]);
             }
             Ok::<_, prometheus::Error>(counters)
         };
-        let gauge = |name: &str, help: &str| registered(registry, IntGauge::new(name, help)?);
-        let when_read = "When the configuration that is in use was read, seconds since 1970.";
-        let dropped = "Log lines that were lost, because they could not be written (in time).";
         Ok(Self {
             reloads: reloads(
                 "mailmux_config_reloads_total",
@@ -44,31 +43,40 @@ impl Life {
                 "mailmux_certificate_reloads_total",
                 "Reloads of certificates whose files had changed; one that failed has changed nothing.",
             )?,
-            last_reload: registered(
-                registry,
-                Gauge::new("mailmux_config_last_reload_success_timestamp_seconds", when_read)?,
+            last_reload: families.moment(
+                "mailmux_config_last_reload_success_timestamp_seconds",
+                "When the configuration that is in use was read, seconds since 1970.",
             )?,
             last_failure: Mutex::default(),
-            draining: gauge(
-                "mailmux_draining",
-                "1 while the process accepts no new connections and waits for its end.",
+            last_reload_ok: families.gauge(
+                "mailmux_config_last_reload_successful",
+                "1 unless the last reload of the configuration failed; then mailmux would not start with what is there now.",
             )?,
-            drain_remaining: gauge(
-                "mailmux_drain_sessions_remaining",
-                "Sessions that a process which is draining still has.",
+            last_certificates_ok: families.gauge(
+                "mailmux_certificate_last_reload_successful",
+                "1 unless certificates have changed and cannot be used; those of before serve on then.",
             )?,
-            predecessors: gauge(
-                "mailmux_predecessors",
-                "Older processes that still drain after an upgrade to this one.",
+            draining: families
+                .gauge("mailmux_draining", "1 while the process accepts no new connections and waits for its end.")?,
+            drain_remaining: families
+                .gauge("mailmux_drain_sessions_remaining", "Sessions that a process which is draining still has.")?,
+            predecessors: families
+                .gauge("mailmux_predecessors", "Older processes that still drain after an upgrade to this one.")?,
+            predecessor_sessions: families.gauge(
+                "mailmux_predecessor_sessions",
+                "Sessions that older processes still have which drain after an upgrade to this one.",
             )?,
-            predecessor_sessions: gauge("mailmux_predecessor_sessions", "Sessions that these still have.")?,
-            log_lines_dropped: registered(registry, IntCounter::new("mailmux_log_lines_dropped_total", dropped)?)?,
+            log_lines_dropped: families.counter(
+                "mailmux_log_lines_dropped_total",
+                "Log lines that were lost, because they could not be written (in time).",
+            )?,
         })
     }
 
     /// A configuration was read and is in use, or was refused.
     pub fn reloaded(&self, ok: bool) {
         self.reloads.with_label_values(&[outcome(ok)]).inc();
+        self.last_reload_ok.set(ok.into());
         if !ok {
             *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
         }
@@ -82,10 +90,13 @@ impl Life {
     /// Certificates were read because their files had changed.
     pub fn certificates_reloaded(&self, ok: bool) {
         self.certificate_reloads.with_label_values(&[outcome(ok)]).inc();
+        self.last_certificates_ok.set(ok.into());
     }
 
-    /// The configuration that is in use was read just now.
+    /// The configuration that is in use was read just now, and its certificates.
     pub fn configured(&self) {
+        self.last_reload_ok.set(1);
+        self.last_certificates_ok.set(1);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.last_reload.set(now.as_secs_f64());
     }
@@ -115,8 +126,4 @@ impl Life {
 
 fn outcome(ok: bool) -> &'static str {
     if ok { "ok" } else { "failed" }
-}
-
-fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

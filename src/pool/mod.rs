@@ -267,7 +267,7 @@ impl Pool {
     async fn keep(self: Arc<Self>, returned: Return) {
         let Return { stake, link, marked, dismissals } = returned;
         let backend = Arc::clone(stake.backend());
-        let resetting = backend.metrics.resetting();
+        let (resetting, began) = (backend.metrics.resetting(), Instant::now());
         let link = match timeout(PATIENCE, link.reset()).await {
             Ok(Ok(link)) => link,
             failed => {
@@ -278,6 +278,7 @@ impl Pool {
             }
         };
         drop(resetting);
+        backend.metrics.reset(began.elapsed());
         let leftover =
             if marked { Some((link, Eviction::Dirty)) } else { self.shelve(link, &stake, dismissals, &backend).await };
         drop(stake);
@@ -344,7 +345,10 @@ impl Pool {
         };
         match checked {
             // Who wanted it may have gone away meanwhile; the link goes too then.
-            Some(link) => drop(taker.send(link)),
+            Some(link) => {
+                backend.metrics.has_waited(since.elapsed());
+                drop(taker.send(link));
+            }
             None => backend.metrics.evicted(Eviction::Dead),
         }
         None

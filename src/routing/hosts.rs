@@ -19,7 +19,8 @@ pub(super) struct Hosts {
     known: DashMap<Host, Arc<Backend>>,
     /// Whose settings they have; `None`: the defaults.
     template: Option<Arc<Backend>>,
-    metrics: BackendMetrics,
+    /// `None`: it may name no host, so that there is nothing to count.
+    metrics: Option<BackendMetrics>,
 }
 
 impl Hosts {
@@ -31,15 +32,19 @@ impl Hosts {
         before: Option<&Arc<Self>>,
     ) -> Arc<Self> {
         let template = lookup.template.and_then(|index| backends.get(index)).cloned();
-        let same = |before: &&Arc<Self>| match (&before.template, &template) {
-            (None, None) => true,
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            _ => false,
+        let names_hosts = !(lookup.allow.hosts.is_empty() && lookup.allow.networks.is_empty());
+        let same = |before: &&Arc<Self>| {
+            before.metrics.is_some() == names_hosts
+                && match (&before.template, &template) {
+                    (None, None) => true,
+                    (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                    _ => false,
+                }
         };
         if let Some(before) = before.filter(same) {
             return Arc::clone(before);
         }
-        let metrics = metrics.backend(&format!("lookup:{}", lookup.name));
+        let metrics = names_hosts.then(|| metrics.backend(&format!("lookup:{}", lookup.name)));
         Arc::new(Self { known: DashMap::new(), template, metrics })
     }
 
@@ -56,13 +61,14 @@ impl Hosts {
         if let Some(known) = self.known.get(host) {
             return Ok(Arc::clone(&known));
         }
+        let metrics = self.metrics.as_ref().ok_or_else(|| format!("{} is not in this lookup's allow", host.name))?;
         let template = self.template.as_ref().map_or_else(config::Backend::usual, |template| template.config.clone());
         let config = host.config(&template)?;
         let problems = |findings: Vec<config::Finding>| {
             findings.into_iter().map(|finding| finding.message).collect::<Vec<_>>().join("; ")
         };
         let connector = Connector::for_backend(&config.tls).map_err(problems)?;
-        let backend = Arc::new(Backend::new(config, connector, self.metrics.clone()));
+        let backend = Arc::new(Backend::new(config, connector, metrics.clone()));
         if self.known.len() < MOST {
             self.known.insert(host.clone(), Arc::clone(&backend));
         }

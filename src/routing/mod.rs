@@ -350,6 +350,16 @@ impl Router {
         &self.backends
     }
 
+    /// The groups of the configuration, in its order.
+    pub fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
+    }
+
+    /// The sources by name, with the number of answers that are kept of each; `None`: none ever are.
+    pub fn kept_answers(&self) -> impl Iterator<Item = (&str, Option<usize>)> {
+        self.lookups.iter().map(|lookup| (lookup.name(), lookup.entries()))
+    }
+
     /// The backend of this name.
     pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
         self.backends.iter().find(|backend| backend.config.name == name)

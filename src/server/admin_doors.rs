@@ -133,8 +133,10 @@ impl AdminDoors {
             info!(%address, "admin port listening");
             let (open, closed) = oneshot::channel();
             door.open = Some(open);
+            let looked_at = steering.clone();
             let state = admin::State {
                 metrics: Arc::clone(metrics),
+                look: admin::Look(Arc::new(move || looked_at.look())),
                 phase: phase.clone(),
                 token: self.token.subscribe(),
                 api: admin::api(steering.clone()),

@@ -178,6 +178,8 @@ impl State {
         let lookups = self.config.lookups.iter().map(|lookup| format!("lookup:{}", lookup.name)).collect::<Vec<_>>();
         let backends = self.config.backends.iter().map(|backend| backend.name.as_str());
         self.metrics.only_backends(backends.chain(lookups.iter().map(String::as_str)));
+        self.metrics.only_lookups(self.config.lookups.iter().map(|lookup| lookup.name.as_str()));
+        self.metrics.only_listeners(self.config.listeners.iter().map(|listener| listener.name.as_str()));
         self.metrics.certificates(self.acceptor.iter().flat_map(|acceptor| acceptor.certificates().expiries()));
     }
 

@@ -244,23 +244,26 @@ async fn watch_certificates(current: watch::Receiver<Arc<State>>, steering: Stee
         let state = Arc::clone(state);
         spawn_blocking(move || Stamp::of(&state.config.tls))
     };
-    let mut state = Arc::clone(&current.borrow());
-    let mut watch = Watch::new(state.stamp);
+    // No state is held while nothing is looked at: what a reload has replaced goes at once.
+    let mut known = current.borrow().stamp;
+    let mut watch = Watch::new(known);
     loop {
-        let Some(wait) = state.config.tls.watch else {
+        let wait = current.borrow().config.tls.watch;
+        let Some(wait) = wait else {
             sleep(SWEEP).await;
-            state = Arc::clone(&current.borrow());
             continue;
         };
         sleep(wait).await;
-        let now = Arc::clone(&current.borrow());
-        if now.stamp != state.stamp {
+        let state = Arc::clone(&current.borrow());
+        if state.stamp != known {
             // Read meanwhile, by a reload.
-            watch = Watch::new(now.stamp);
+            known = state.stamp;
+            watch = Watch::new(known);
         }
-        state = now;
         let Ok(stamp) = look(&state).await else { return };
-        if watch.look(stamp) && state.acceptor.is_some() {
+        let is_used = state.acceptor.is_some();
+        drop(state);
+        if watch.look(stamp) && is_used {
             steering.renew_certificates().await;
         }
     }

@@ -14,7 +14,7 @@ use crate::dialogue::Dialogue;
 use crate::imap::{Login, UserName, Welcome};
 use crate::limits::UserPermit;
 use crate::link::{Caller, Greeted, Link, LinkError, LoggedIn, Progress};
-use crate::metrics::{BackendError, Checkout};
+use crate::metrics::{BackendError, BackendLogin, Checkout};
 use crate::origin::Origin;
 use crate::outcome::{Ending, Refusal};
 use crate::pool::{HANDOVER, Owner, Stake};
@@ -145,7 +145,11 @@ impl<'a> Attempt<'a> {
         };
         match &outcome {
             Ok(_) => self.server.limits.succeeded(login, client),
-            Err(Stop::Refused(refusal, _)) if refusal.is_failure() => self.server.limits.failed(login, client),
+            Err(Stop::Refused(refusal, _)) if refusal.is_failure() => {
+                for limit in self.server.limits.failed(login, client).into_iter().flatten() {
+                    self.server.metrics.held(limit);
+                }
+            }
             Err(_) => {}
         }
         let (Entered { link, welcome, stake }, route, presence) = outcome?;
@@ -317,6 +321,7 @@ impl<'a> Attempt<'a> {
             match progress {
                 Progress::Done(link, welcome) => {
                     route.backend.succeeded(Aspect::Login);
+                    route.backend.metrics.answered(BackendLogin::Ok);
                     if pooling(route) != Pooling::Off {
                         route.backend.metrics.checked_out(checkout);
                     }
@@ -357,10 +362,16 @@ impl<'a> Attempt<'a> {
         let backend = &route.backend;
         let Ok(result) = result else {
             backend.metrics.error(BackendError::Timeout);
+            if aspect == Aspect::Login {
+                backend.metrics.answered(BackendLogin::Timeout);
+            }
             backend.was_silent(aspect, Some(&self.login.user));
             return Err(Failed::Late);
         };
         result.map_err(|error| {
+            if aspect == Aspect::Login {
+                backend.metrics.answered(error.as_login());
+            }
             // A refusal that is not the backend's fault is in the line about the login, and only there.
             if let Some(kind) = error.kind {
                 let (session, name) = (&self.session, &backend.config.name);

@@ -88,7 +88,9 @@ impl Session {
         self.meet_balancer(&mut tcp).await?;
         let permit = self.admit(&mut tcp, entry).await?;
         let mut dialogue = self.open_dialogue(tcp).await?;
-        let admitted = match self.converse(&mut dialogue).await {
+        let conversed = self.converse(&mut dialogue).await;
+        self.server.metrics.heard(dialogue.heard());
+        let admitted = match conversed {
             Ok(admitted) => admitted,
             Err(ending) => {
                 dialogue.close(ending).await;
@@ -166,6 +168,7 @@ impl Session {
             Ok(()) => dialogue.next().await,
             Err(ending) => Err(ending),
         };
+        self.server.metrics.heard(dialogue.heard());
         let ending = match asked {
             Ok(Asked::StartTls) => return Ok(dialogue.into_stream()),
             Ok(Asked::Login(_)) => Ending::Internal,

@@ -7,6 +7,7 @@ mod certificates;
 mod config;
 mod limits;
 mod lookups;
+mod metrics;
 mod routes;
 mod sessions;
 mod status;

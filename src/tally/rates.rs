@@ -169,9 +169,22 @@ impl<K: Copy + Eq + Hash> Rates<K> {
     }
 
     /// How many keys have a bucket of their own.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.limiter.len()
+    }
+
+    /// No key has one.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many of these have nothing left. Looks at all of them, and takes nothing.
+    pub fn exhausted(&self) -> usize {
+        let latest = nanos(self.clock.since.elapsed()).saturating_add(self.tolerance);
+        let has_one = |until: Option<Nanos>| {
+            if until.is_some_and(|until| until.as_u64() > latest) { Err(()) } else { Ok(((), Nanos::new(0))) }
+        };
+        self.store.own.iter().filter(|bucket| look(bucket, has_one).is_err()).count()
     }
 
     fn make_room(&self) {
@@ -306,7 +319,9 @@ mod tests {
         assert!(rates.take(2), "another key has its own bucket");
         tokio::time::advance(Duration::from_millis(5999)).await;
         assert!(!rates.take(1));
+        assert_eq!((rates.len(), rates.exhausted()), (2, 1), "the other one has one left");
         tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(rates.exhausted(), 0);
         assert!(rates.take(1) && !rates.take(1));
     }
 

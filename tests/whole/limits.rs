@@ -110,6 +110,9 @@ async fn failures_are_counted_by_distinct_secrets() {
     client.say("c LOGIN other guess3\r\n").await;
     client.hear("c NO [LIMIT] Too many failed logins, try again later.\r\n").await;
     server.until_metric("mailmux_limited_total{limit=\"failures_per_network\"}", 1.0).await;
+    for series in ["mailmux_limit_holds_total", "mailmux_limit_held", "mailmux_limit_keys"] {
+        server.until_metric(&format!("{series}{{limit=\"failures_per_network\"}}"), 1.0).await;
+    }
 }
 
 #[tokio::test]

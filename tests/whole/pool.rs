@@ -279,6 +279,7 @@ async fn who_finds_no_place_waits_its_turn() {
     let (_call, _) = backend.let_in().await;
     bob.hear("a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
     server.until_metric("mailmux_backend_queue{backend=\"blue\"}", 0.0).await;
+    server.until_metric("mailmux_backend_queue_seconds_count{backend=\"blue\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -292,6 +293,7 @@ async fn and_not_for_ever() {
         let mut other = ask(&server, user, "secret").await;
         other.hear("a NO [LIMIT] All places are taken, try again later.\r\n").await;
         server.until_metric(&format!("mailmux_limited_total{{limit=\"{limit}\"}}"), 1.0).await;
+        server.until_metric("mailmux_backend_queue_timeouts_total{backend=\"blue\"}", 1.0).await;
         assert!(backend.has_not_been_called());
     }
 }

@@ -83,6 +83,55 @@ async fn a_mistake_changes_nothing_and_shows_no_backend_that_is_not_there() {
 }
 
 #[tokio::test]
+async fn series_go_with_the_last_session_of_what_is_not_named_any_more() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let (blue, green) = (Backend::listen().await, Backend::listen().await);
+    let config = |backend: &Backend, name: &str| {
+        format!(
+            "{}{}[[lookup]]\nname = \"{name}-users\"\ntype = \"file\"\npath = \"{name}.map\"\n[[route]]\nlookup = \"{name}-users\"\n",
+            FRONT.replace("plain", &format!("{name}-door")),
+            backend.section(name)
+        )
+    };
+    for name in ["blue", "green"] {
+        std::fs::write(folder.path().join(format!("{name}.map")), format!("ann\t{name}\n")).expect("written");
+    }
+    let mailmux = Running::start(folder.path(), &config(&blue, "blue"));
+    let (mut client, mut call) = logged_in(&mailmux, "blue-door", &blue).await;
+    mailmux.adopt(folder.path(), &config(&green, "green")).await.expect("fine");
+    // How it is nobody asks any more; its session is still counted.
+    let (_, text) = mailmux.get("/metrics", "").await;
+    for gone in ["mailmux_backend_up", "mailmux_backend_weight", "mailmux_backend_sessions", "mailmux_backend_draining"]
+    {
+        assert!(!text.contains(&format!("{gone}{{backend=\"blue\"")), "{gone} in:\n{text}");
+    }
+    for there in [
+        "mailmux_sessions{listener=\"blue-door\"} 1",
+        "mailmux_backend_links{backend=\"blue\",state=\"active\"} 1",
+        "mailmux_backend_up{backend=\"green\"} 1",
+        "mailmux_sessions{listener=\"green-door\"} 0",
+        "mailmux_lookup_seconds_count{lookup=\"green-users\",outcome=\"found\"} 0",
+    ] {
+        assert!(text.contains(there), "{there} is missing in:\n{text}");
+    }
+    talk(&mut client, &mut call).await;
+    // Back for a moment: it counts on where it was.
+    mailmux.adopt(folder.path(), &config(&blue, "blue")).await.expect("fine");
+    mailmux.until_metric("mailmux_login_seconds_count{backend=\"blue\"}", 1.0).await;
+    mailmux.until_metric("mailmux_backend_up{backend=\"blue\"}", 1.0).await;
+    mailmux.adopt(folder.path(), &config(&green, "green")).await.expect("fine");
+    drop(client);
+    call.hear_end().await;
+    drop(call);
+    soon("all series of blue to go", async {
+        while mailmux.get("/metrics", "").await.1.contains("=\"blue") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_cannot_change_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let backend = Backend::listen().await;

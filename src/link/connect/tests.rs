@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::link::tests::{backend, caller};
 use crate::proxy_header::{Parsed, parse};
-use crate::tls::Pki;
+use crate::tls::{Connector, Pki};
 
 const LONG: Duration = Duration::from_secs(20);
 

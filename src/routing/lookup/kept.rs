@@ -1,6 +1,5 @@
 //! What a lookup keeps, and what it has answered so far, for whoever asks; and how it forgets. Not here: keeping (`cache.rs`).
 
-use super::cache::Cache;
 use super::{Key, Lookup, Source};
 
 /// How a source of routes does.
@@ -29,7 +28,7 @@ impl Lookup {
                 Source::Sql(_) => "sql",
                 Source::Ldap(_) => "ldap",
             },
-            entries: self.cache.as_ref().map(Cache::len),
+            entries: self.entries(),
             answers: self.metrics.answers(),
             ways: self.metrics.ways(),
         }

@@ -164,6 +164,11 @@ impl Lookup {
         verdict
     }
 
+    /// How many of its answers are kept; `None`: none ever are.
+    pub(super) fn entries(&self) -> Option<usize> {
+        self.cache.as_ref().map(Cache::len)
+    }
+
     async fn judge(&self, asker: &Asker<'_>) -> Result<Verdict, String> {
         let password = self.password(asker);
         let key = self.key(asker, password);
