@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room (a file or folder in `src/`) and what it may import of the others.
-const ROOMS: [(&str, &[&str]); 32] = [
+const ROOMS: [(&str, &[&str]); 33] = [
     // Below everything. `imap` knows one thing outside: the closed list of how a session ends.
     ("imap", &["outcome"]),
     ("stream", &[]),
@@ -33,6 +33,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
     ("routing", &["backend", "config", "imap", "metrics", "network", "origin", "secret_file", "tls"]),
     ("link", &["backend", "config", "imap", "metrics", "outcome", "proxy_header", "random", "stream", "tls"]),
     ("pool", &["backend", "config", "imap", "link", "metrics", "random"]),
+    ("history", &["metrics", "outcome"]),
     ("probe", &["backend", "config", "imap", "link", "metrics", "random", "secret_file"]),
     ("relay", &["imap", "outcome", "process", "pulse"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
@@ -70,6 +71,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "admission",
             "backend",
             "config",
+            "history",
             "imap",
             "limits",
             "link",
@@ -88,8 +90,14 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "tls",
         ],
     ),
-    ("steer", &["backend", "config", "imap", "metrics", "origin", "outcome", "process", "routing", "server"]),
-    ("admin", &["config", "imap", "metrics", "process", "steer"]),
+    (
+        "steer",
+        &[
+            "backend", "config", "history", "imap", "limits", "metrics", "network", "origin", "outcome", "process",
+            "routing", "server", "sessions", "tls",
+        ],
+    ),
+    ("admin", &["config", "imap", "metrics", "process", "pulse", "steer"]),
     ("conduct", &["process", "steer"]),
     ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),
 ];
@@ -119,7 +127,8 @@ const HOMES: [(&str, &[&str]); 43] = [
             "tally.rs",
             "tally/",
             "limits.rs",
-            "sessions.rs",
+            "limits/",
+            "sessions/",
             "backend/places.rs",
             "pool/",
             "routing/",
@@ -138,7 +147,18 @@ const HOMES: [(&str, &[&str]); 43] = [
     ("serde", &["config/file/", "admin/api/"]),
     ("toml", &["config/file/"]),
     ("humantime", &["config/", "cli/units.rs"]),
-    ("ipnet", &["config/", "network.rs", "admission.rs", "limits.rs", "routing/lookup/fields.rs"]),
+    (
+        "ipnet",
+        &[
+            "config/",
+            "network.rs",
+            "admission.rs",
+            "limits/",
+            "steer/limits.rs",
+            "routing/lookup/fields.rs",
+            "sessions/",
+        ],
+    ),
     ("clap", &["cli/", "main.rs"]),
     ("clap_complete", &["cli/completions.rs"]),
     ("ratatui", &["cli/out.rs", "cli/top/"]),
@@ -163,7 +183,10 @@ fn sources() -> Vec<(String, String)> {
             let path: PathBuf = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if !path.ends_with("tests.rs") && !path.ends_with("testing.rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+                && !path.ends_with("testing.rs")
+            {
                 let name = path.strip_prefix(&src).expect("in src").to_str().expect("UTF-8").to_owned();
                 sources.push((name, fs::read_to_string(path).expect("UTF-8")));
             }

@@ -1,12 +1,13 @@
-//! The admin port: HTTP for Prometheus, for whoever asks whether mailmux is well, and (`api/`) for operators. It has no
-//! state of its own and is of no use to a slow or hostile caller: every connection is one request, bounded in size, time and
+//! The admin port: HTTP for Prometheus, for whoever asks whether mailmux is well, and for operators, whether they are programs
+//! (`api/`) or look at it (`page.rs`). It has no state of its own and is of no use to a slow or hostile caller: every connection is one request, bounded in size, time and
 //! number.
 //!
-//! Who may do what: whether mailmux lives and is ready is told to everybody; all else takes the token, where there is one;
+//! Who may do what: whether mailmux lives and is ready is told to everybody, and the status page is theirs, which holds nothing; all else takes the token, where there is one;
 //! what changes something always takes it. Over the socket in the file system no token is asked for: only its owner can open
 //! it.
 
 mod api;
+mod page;
 
 use std::fs::File;
 use std::io;
@@ -175,6 +176,7 @@ async fn answer(stream: Box<dyn Stream>, router: Router) {
 
 fn router(state: State, is_local: bool) -> Router {
     let api = state.api.clone();
+    let phase = Extension(state.phase.clone());
     let state = Arc::new(state);
     let guarded = Arc::clone(&state);
     let demands = move |needed: Needed| {
@@ -187,8 +189,9 @@ fn router(state: State, is_local: bool) -> Router {
         .layer(demands(Needed::IfThereIsOne))
         .route("/healthz", get("ok"))
         .route("/readyz", get(ready))
+        .merge(page::paths())
         .with_state(state)
-        .nest("/api/v1", api.fallback(StatusCode::NOT_FOUND).layer(demands(Needed::Always)))
+        .nest("/api/v1", api.layer(phase).fallback(StatusCode::NOT_FOUND).layer(demands(Needed::Always)))
 }
 
 async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {

@@ -78,7 +78,7 @@ async fn the_three_paths_answer_and_no_other() {
     let health = port.get("/healthz", "").await;
     assert_eq!((status(&health), body(&health)), ("200", "ok"));
 
-    for path in ["/", "/metrics/", "/metrics/../metrics", "/api", "/%2e", "//metrics"] {
+    for path in ["/index.html", "/metrics/", "/metrics/../metrics", "/api", "/%2e", "//metrics"] {
         assert_eq!(status(&port.get(path, "").await), "404", "{path}");
     }
     assert_eq!(status(&port.raw(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await), "405");
@@ -101,7 +101,7 @@ async fn a_token_is_demanded_on_every_path_that_tells_anything() {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(status(&port.get(path, "").await), "200", "balancers have no token");
     }
-    for path in ["/metrics", "/", "/unknown", "/api/v1/anything", "/api/v1/unknown"] {
+    for path in ["/metrics", "/index.html", "/unknown", "/api/v1/anything", "/api/v1/unknown"] {
         for header in [
             "",
             "Authorization: s3cret\r\n",
@@ -124,6 +124,59 @@ async fn a_token_is_demanded_on_every_path_that_tells_anything() {
         assert_eq!(status(&port.get("/unknown", &header).await), "404");
         let change = format!("POST /api/v1/anything HTTP/1.1\r\nHost: x\r\n{header}Content-Length: 0\r\n\r\n");
         assert_eq!(body(&port.raw(change.as_bytes()).await), "done");
+    }
+}
+
+#[tokio::test]
+async fn the_page_is_everybodys_and_may_do_nothing_but_ask_here() {
+    let port = Port::open(Some("s3cret")).await;
+    for (path, kind, within) in [
+        ("/", "text/html; charset=utf-8", "<script type=\"module\" src=\"status.js\">"),
+        ("/status.css", "text/css; charset=utf-8", "prefers-reduced-motion"),
+        ("/status.js", "text/javascript; charset=utf-8", "textContent"),
+        ("/status.svg", "image/svg+xml", "<svg"),
+    ] {
+        let answer = port.get(path, "").await;
+        assert_eq!(status(&answer), "200", "{path}");
+        assert!(body(&answer).contains(within), "{path}");
+        let header = |name: &str| {
+            let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.unwrap_or_else(|| panic!("{path} has no {name}")).to_owned()
+        };
+        assert_eq!(header("content-type"), kind);
+        let policy = header("content-security-policy");
+        for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'none'"] {
+            assert!(policy.split("; ").any(|said| said == rule), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+        assert_eq!(
+            (header("x-content-type-options"), header("referrer-policy")),
+            ("nosniff".into(), "no-referrer".into())
+        );
+        let tag = header("etag");
+        let again = port.get(path, &format!("If-None-Match: \"other\", {tag}\r\n")).await;
+        assert_eq!((status(&again), body(&again)), ("304", ""), "{path}");
+        assert_eq!(status(&port.get(path, "If-None-Match: \"other\"\r\n").await), "200");
+    }
+    assert_eq!(status(&port.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await), "405");
+}
+
+/// What is written into the document itself would not be obeyed, and what is fetched from elsewhere would not come.
+#[test]
+fn the_page_brings_nothing_from_outside_and_nothing_inline() {
+    let page = include_str!("page/status.html");
+    for bad in ["<style", " style=", " onclick=", " onload=", "javascript:"] {
+        assert!(!page.contains(bad), "{bad}");
+    }
+    assert_eq!(page.matches("<script").count(), 1, "the one that is a file");
+    let script = include_str!("page/status.js");
+    for bad in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "setAttribute(\"style\""] {
+        assert!(!script.contains(bad), "{bad}");
+    }
+    for text in [page, script, include_str!("page/status.css"), include_str!("page/status.svg")] {
+        let addresses: Vec<_> =
+            text.match_indices("://").map(|(at, _)| &text[at - 4..(at + 30).min(text.len())]).collect();
+        assert!(addresses.iter().all(|address| address.contains("www.w3.org/")), "{addresses:?}");
     }
 }
 

@@ -7,6 +7,7 @@
 //! [`Route::user`] stands for the same user at the backend; whose password it is, the link takes from the login.
 
 mod hosts;
+mod kept;
 mod lookup;
 mod password;
 mod rule;
@@ -30,7 +31,7 @@ use crate::origin::Origin;
 use crate::secret_file;
 use crate::tls::Facts;
 
-pub use self::lookup::{Answer, Host, Map, MapError, Place, Places};
+pub use self::lookup::{Answer, Host, LookupState, Map, MapError, Place, Places};
 
 /// Who asks for a route, and from where.
 #[derive(Debug)]
@@ -322,11 +323,21 @@ impl Router {
     /// said of it is forgotten.
     pub fn moved(&self, user: &UserName, to: Option<&Arc<Backend>>) {
         let user = user.normalised();
-        self.lookups.iter().for_each(|lookup| lookup.forget(&user));
+        self.forget(None, Some(&user));
         match to {
             Some(backend) => self.moved.insert(user, backend.config.name.clone()),
             None => self.moved.remove(&user).map(|(_, backend)| backend),
         };
+    }
+
+    /// Where a user was sent by hand, by the backend's name, which the configuration may not know any more.
+    pub fn moved_to(&self, user: &[u8]) -> Option<String> {
+        self.moved.get(user).map(|to| to.clone())
+    }
+
+    /// The users who were sent somewhere by hand, normalised. There may be many.
+    pub fn all_moved(&self) -> Vec<Box<[u8]>> {
+        self.moved.iter().map(|entry| entry.key().clone()).collect()
     }
 
     /// The backend with this address, for referrals: those that the configuration does not name are not followed.

@@ -39,6 +39,7 @@
 mod support;
 
 mod backends;
+mod asked;
 mod beginning;
 mod commands;
 mod hostile;
@@ -50,6 +51,8 @@ mod proxy;
 mod relay;
 mod reload;
 mod routing;
+mod status;
+mod sessions;
 mod steering;
 mod tls;
 mod transcripts;

@@ -2,9 +2,16 @@
 //! paths of one thing; each path asks [`Steering`] and tells what came of it. Not here: who may ask (the room above).
 
 mod backends;
+mod certificates;
+mod config;
+mod limits;
+mod lookups;
+mod parts;
 mod pool;
 mod routes;
 mod server;
+mod sessions;
+mod status;
 mod users;
 
 use axum::Router;
@@ -20,17 +27,25 @@ use crate::steer::{SteerError, Steering};
 pub fn api(steering: Steering) -> Router {
     Router::new()
         .merge(server::paths())
+        .merge(status::paths())
         .merge(users::paths())
         .merge(backends::paths())
         .merge(pool::paths())
         .merge(routes::paths())
+        .merge(limits::paths())
+        .merge(lookups::paths())
+        .merge(certificates::paths())
+        .merge(config::paths())
+        .merge(sessions::paths())
         .with_state(steering)
 }
 
 fn failed(error: &SteerError) -> Response {
     let status = match error {
-        SteerError::NoSuchBackend(_) | SteerError::NoSuchListener(_) => StatusCode::NOT_FOUND,
-        SteerError::StillThere(_) => StatusCode::CONFLICT,
+        SteerError::NoSuchBackend(_) | SteerError::NoSuchListener(_) | SteerError::NoSuchLookup(_) => {
+            StatusCode::NOT_FOUND
+        }
+        SteerError::StillThere(_) | SteerError::NoLog => StatusCode::CONFLICT,
     };
     said(status, &json!({ "error": error.to_string() }))
 }
@@ -40,6 +55,7 @@ fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Box<Respo
     query.map(|Query(parameters)| parameters).map_err(|why| Box::new(misunderstood(&why.body_text())))
 }
 
+/// The request cannot be understood.
 fn misunderstood(why: &str) -> Response {
     said(StatusCode::BAD_REQUEST, &json!({ "error": why }))
 }
