@@ -13,9 +13,9 @@ class Terminal:
 
     def __init__(self, folder, width=80, height=24):
         self.command = ["tmux", "-S", folder / "tmux", "-f", "/dev/null"]
-        environment = {key: value for key, value in os.environ.items() if key not in ("TMUX", "NO_COLOR")} | {"PS1": "ready ", "LC_ALL": "C.UTF-8"}
+        environment = {key: value for key, value in os.environ.items() if key not in ("TMUX", "NO_COLOR")} | {"LC_ALL": "C.UTF-8"}
         size = ["-x", str(width), "-y", str(height)]
-        subprocess.run([*self.command, "new-session", "-d", *size, "sh"], env=environment, check=True, timeout=WAIT)
+        subprocess.run([*self.command, "new-session", "-d", *size, "env PS1='ready ' sh"], env=environment, check=True, timeout=WAIT)
         until(lambda: "ready" in self.screen(), "a shell")
 
     def tmux(self, *words):

@@ -263,5 +263,6 @@ fn no_name_commands_the_terminal() {
 fn a_server_that_tells_its_status_alone_is_shown_as_well() {
     let mut state = State::new(Duration::from_secs(2));
     state.saw(Snapshot { at: NOON, status: json!({ "version": "0.1.0", "phase": "draining" }), ..Snapshot::default() });
-    assert!(screen(&state, 80, 24).contains("draining"));
+    let shown = screen(&state, 80, 24);
+    assert!(shown.contains("draining") && shown.contains("\nBACKEND▾") && shown.contains("\nUSER"), "{shown}");
 }

@@ -46,9 +46,9 @@ pub(super) fn view(state: &State, area: Rect, buffer: &mut Buffer) {
     let sparks = if area.height < LOW { 0 } else { SPARK_ROWS };
     let fixed = 1 + length(facts.len()) + sparks + 1;
     let rest = area.height.saturating_sub(fixed);
-    // Each table has a line of heads; backends get what they need, and half of the room at most while there are users.
+    // Each table has a line of heads; backends get what they need, and half of the room at most unless there are no users.
     let wanted = length(state.table(0).1.len()).saturating_add(1);
-    let backends = if state.model.users.is_empty() { rest } else { wanted.min(rest / 2) };
+    let backends = wanted.min(if state.model.users.is_empty() { rest.saturating_sub(1) } else { rest / 2 });
     let [top, words, past, upper, lower, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(length(facts.len())),
