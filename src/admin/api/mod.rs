@@ -2,17 +2,17 @@
 //! paths of one thing; each path asks [`Steering`] and tells what came of it. Not here: who may ask (the room above).
 
 mod backends;
-mod pool;
-mod routes;
 mod certificates;
 mod config;
 mod limits;
 mod lookups;
+mod parts;
+mod pool;
+mod routes;
 mod server;
+mod sessions;
 mod status;
 mod users;
-
-use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::Query;
@@ -36,6 +36,7 @@ pub fn api(steering: Steering) -> Router {
         .merge(lookups::paths())
         .merge(certificates::paths())
         .merge(config::paths())
+        .merge(sessions::paths())
         .with_state(steering)
 }
 
@@ -61,10 +62,4 @@ fn misunderstood(why: &str) -> Response {
 
 fn said(status: StatusCode, what: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{what}\n")).into_response()
-}
-
-/// A moment in seconds since 1970, to the millisecond.
-fn moment(at: SystemTime) -> Value {
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    json!((seconds * 1000.0).round() / 1000.0)
 }
