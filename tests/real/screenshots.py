@@ -218,6 +218,7 @@ relay_idle = "10h"
             if browser.text("#token-use"):
                 browser.type("#token", WORD)
                 browser.press("Enter")
+                browser.run("document.activeElement.blur()")
             until(lambda: "live" in browser.text("#live"), "the page")
             # Rates are those of the last seconds.
             until(lambda: browser.text("#tile-logins .figure") not in ("", "–"), "rates")
