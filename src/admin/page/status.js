@@ -504,8 +504,8 @@ const tiles = {
 function growth(total, fallback) {
   const first = state.polls[0];
   const last = state.polls.at(-1);
-  if (!first || last.at - first.at < 1) return fallback ?? null;
-  return Math.max(0, total(last.status) - total(first.status)) / (last.at - first.at);
+  const time = first ? last.uptime_seconds - first.uptime_seconds : 0;
+  return time < 1 ? (fallback ?? null) : Math.max(0, total(last) - total(first)) / time;
 }
 
 function figure(element, text, unit = "") {
@@ -574,6 +574,8 @@ function showFailures(status, latest) {
   say(tiles.failures.detail, causes.length ? causes.join(", ") : "none in the last five minutes");
 }
 
+/// Each value becomes the mean of the minute before it: where little happens, single steps of ten seconds are a comb.
+const smooth = (line) => line.map((_, at) => mean(line.slice(Math.max(0, at - 5), at + 1)));
 const mean = (line) => (line.length ? line.reduce((sum, n) => sum + n, 0) / line.length : 0);
 
 function totals(list, counts) {
@@ -599,11 +601,11 @@ function totals(list, counts) {
 function showHistory(history) {
   const { ends_at: end, step_seconds: step } = history;
   tiles.sessions.chart.show([history.sessions], end, step, "Sessions");
-  tiles.logins.chart.show([history.logins_ok], end, step, "Logins per second");
-  tiles.failures.chart.show([history.logins_failed], end, step, "Failed logins per second");
+  tiles.logins.chart.show([smooth(history.logins_ok)], end, step, "Logins per second");
+  tiles.failures.chart.show([smooth(history.logins_failed)], end, step, "Failed logins per second");
   const { p50 = [], p95 = [], p99 = [] } = history.login_seconds ?? {};
   tiles.latency.chart.show([p95, p50, p99], end, step, "Time within which 95 of 100 logins were done");
-  tiles.bytes.chart.show([history.bytes_to_client, history.bytes_to_backend], end, step, "Bytes per second to clients");
+  tiles.bytes.chart.show([smooth(history.bytes_to_client), smooth(history.bytes_to_backend)], end, step, "Bytes per second to clients");
   tiles.queue.chart.show([history.queue], end, step, "Logins that waited");
 }
 
@@ -656,7 +658,7 @@ const tables = {
     ["Links", links, "wide"],
     ["Weight", (b) => (b.configured_weight != null && b.weight !== b.configured_weight ? `${b.weight} (${b.configured_weight})` : number(b.weight)), "number"],
     ["Queue", (b, cell) => { cell.classList.toggle("alert", b.queue > 0); return number(b.queue); }, "number"],
-    ["Logins/s", (b) => rate(state.history?.backends?.[b.name]?.logins?.at(-1)), "number"],
+    ["Logins/s", (b) => rate(state.history?.backends?.[b.name] && mean(state.history.backends[b.name].logins.slice(-6))), "number"],
     ["p95", (b, cell) => { const { p50, p95, p99 } = b.login_seconds ?? {}; cell.title = `since the start: p50 ${millis(p50)}, p95 ${millis(p95)}, p99 ${millis(p99)}`; return millis(p95); }, "number"],
     ["Errors", (b) => number(b.errors_total), "number"],
     ["Bytes", (b, cell) => lines(cell, bytes(b.bytes?.to_client), `${bytes(b.bytes?.to_backend)} sent`), "number"],
@@ -895,7 +897,7 @@ function heard(status) {
   }
   state.status = status;
   state.ahead = status.started_at + status.uptime_seconds - Date.now() / 1000;
-  state.polls.push({ at: performance.now() / 1000, status });
+  state.polls.push(status);
   while (state.polls.length > 6) state.polls.shift();
 }
 
