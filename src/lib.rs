@@ -16,7 +16,7 @@
 //! clean: `imap/tracker.rs` judges, [`link`] cleans, and the same user may have it again.
 //!
 //! Around the journey: [`probe`] looks after backends, [`sessions`] knows who is in, [`steer`] is what operators do to a
-//! running server (reload, drain, hold, move, kick); [`server`] puts everything together, and puts another configuration in
+//! running server (reload, drain, hold, move, kick, trace); [`trace`] shows what one user's sessions say; [`server`] puts everything together, and puts another configuration in
 //! its place while it runs. [`process`] is what the process does to itself and hands on to the next one; [`conduct`] is its
 //! life, from signal to signal.
 //!
@@ -40,6 +40,7 @@ pub mod random;
 pub mod secret_file;
 pub mod stream;
 pub mod tally;
+pub mod trace;
 
 // The journey, in its order.
 pub mod listener;

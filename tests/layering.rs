@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room (a file or folder in `src/`) and what it may import of the others.
-const ROOMS: [(&str, &[&str]); 32] = [
+const ROOMS: [(&str, &[&str]); 33] = [
     // Below everything. `imap` knows one thing outside: the closed list of how a session ends.
     ("imap", &["outcome"]),
     ("stream", &[]),
@@ -18,6 +18,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
     ("network", &[]),
     ("secret_file", &["imap"]),
     ("tally", &[]),
+    ("trace", &["imap"]),
     ("metrics", &["imap", "outcome"]),
     ("process", &["config"]),
     // The steps.
@@ -26,7 +27,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
     ("origin", &["proxy_header"]),
     ("admission", &["config", "network", "outcome", "tally"]),
     ("tls", &["config", "imap"]),
-    ("dialogue", &["imap", "outcome", "process", "stream"]),
+    ("dialogue", &["imap", "outcome", "process", "stream", "trace"]),
     ("limits", &["config", "imap", "network", "outcome", "tally"]),
     ("backend", &["config", "imap", "metrics", "outcome", "random", "tls"]),
     ("sessions", &["backend", "imap", "outcome", "pulse", "random"]),
@@ -34,7 +35,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
     ("link", &["backend", "config", "imap", "metrics", "outcome", "proxy_header", "random", "stream", "tls"]),
     ("pool", &["backend", "config", "imap", "link", "metrics", "random"]),
     ("probe", &["backend", "config", "imap", "link", "metrics", "random", "secret_file"]),
-    ("relay", &["imap", "outcome", "process", "pulse"]),
+    ("relay", &["imap", "outcome", "process", "pulse", "trace"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
     // Those who know the others.
     (
@@ -61,6 +62,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "sessions",
             "stream",
             "tls",
+            "trace",
         ],
     ),
     (
@@ -86,10 +88,11 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "sessions",
             "steer",
             "tls",
+            "trace",
         ],
     ),
-    ("steer", &["backend", "config", "imap", "metrics", "outcome", "process", "server"]),
-    ("admin", &["config", "imap", "metrics", "process", "steer"]),
+    ("steer", &["backend", "config", "imap", "metrics", "outcome", "process", "server", "trace"]),
+    ("admin", &["config", "imap", "metrics", "network", "process", "steer", "tally", "trace"]),
     ("conduct", &["process", "steer"]),
     ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),
 ];
@@ -137,7 +140,7 @@ const HOMES: [(&str, &[&str]); 40] = [
     ("ldap3", &["routing/lookup/ldap.rs", "routing/lookup/ldap/"]),
     ("serde", &["config/file/", "admin/api/"]),
     ("toml", &["config/file/"]),
-    ("humantime", &["config/"]),
+    ("humantime", &["config/", "trace/"]),
     ("ipnet", &["config/", "network.rs", "admission.rs", "limits.rs", "routing/lookup/fields.rs"]),
     ("clap", &["cli/", "main.rs"]),
     ("tracing_subscriber", &["process/log.rs"]),

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::command::{self, Command, Line, Name, Wrong};
 use super::framer::{Frame, Framer};
 use super::sasl::{self, Exchange, Turn};
+use super::transcript::{Before, Spoken};
 use super::{Capabilities, Credentials, Login, Mechanism, Secret, UserName, Welcome, reply};
 use crate::outcome::Ending;
 
@@ -63,6 +64,8 @@ pub struct Preauth {
     errors: u32,
     /// The client asked for capabilities, and so must hear of those that count after login.
     asked: bool,
+    /// Only where somebody wants to see what is said.
+    transcript: Option<Box<Before>>,
 }
 
 #[derive(Debug)]
@@ -83,7 +86,7 @@ impl Preauth {
     /// A machine at the start of a connection, or of its TLS.
     pub fn new(offer: Offer) -> Self {
         let scope = if offer.login { command::scope } else { command::scope_in_clear };
-        Self { offer, framer: Framer::new(scope), state: State::Idle, errors: 0, asked: false }
+        Self { offer, framer: Framer::new(scope), state: State::Idle, errors: 0, asked: false, transcript: None }
     }
 
     /// The greeting. There is none after STARTTLS.
@@ -106,7 +109,12 @@ impl Preauth {
                 _ if self.errors >= ERRORS_MAX => return Some(self.end(Ending::TooManyErrors, out)),
                 _ => {}
             }
-            let event = match self.framer.pop()? {
+            let frame = self.framer.pop()?;
+            let before = out.len();
+            if let Some(transcript) = &mut self.transcript {
+                transcript.heard(&frame, self.framer.held());
+            }
+            let event = match frame {
                 Frame::Command(bytes) => self.command(&bytes, out),
                 Frame::Waits => {
                     self.literal(out);
@@ -120,6 +128,7 @@ impl Preauth {
                 Frame::TooLong => Some(self.end(Ending::TooLong, out)),
                 Frame::Foreign => Some(self.end(Ending::WrongProtocol, out)),
             };
+            self.show(out.get(before..));
             if event.is_some() {
                 return event;
             }
@@ -130,7 +139,9 @@ impl Preauth {
     pub fn refuse(&mut self, reply: &[u8], out: &mut Vec<u8>) {
         if let State::Attempt { tag, .. } = mem::replace(&mut self.state, State::Idle) {
             self.errors += 1;
+            let before = out.len();
             reply::line(out, &[&tag, b" NO ", reply]);
+            self.show(out.get(before..));
         }
     }
 
@@ -138,7 +149,9 @@ impl Preauth {
     pub fn challenge(&mut self, data: &[u8], out: &mut Vec<u8>) {
         match mem::replace(&mut self.state, State::Idle) {
             State::Attempt { tag, mechanism } => {
+                let before = out.len();
                 self.invite(data, out);
+                self.show(out.get(before..));
                 self.state = State::Challenged { tag, mechanism };
             }
             state => self.state = state,
@@ -155,6 +168,22 @@ impl Preauth {
             reply::line(out, &[tag, b" OK ", &ok.text]);
         }
         self.framer.unread().to_vec()
+    }
+
+    /// From now on what is said is written down, or no more.
+    pub fn transcribe(&mut self, on: bool) {
+        self.transcript = on.then(Box::default);
+    }
+
+    /// What was written down since this was asked last. Not the greeting, nor what [`Preauth::accept`] says.
+    pub fn spoken(&mut self) -> Vec<Spoken> {
+        self.transcript.as_mut().map_or_else(Vec::new, |transcript| transcript.take())
+    }
+
+    fn show(&mut self, said: Option<&[u8]>) {
+        if let Some((transcript, said)) = self.transcript.as_mut().zip(said) {
+            transcript.said(said);
+        }
     }
 
     /// The bytes held.
@@ -235,6 +264,9 @@ impl Preauth {
         }
         let tag = line.tag.map(<[u8]>::to_vec);
         self.framer.abandon();
+        if let Some(transcript) = &mut self.transcript {
+            transcript.start_over();
+        }
         let text = if tag.is_some() { BAD_ARGUMENTS } else { b"BAD Invalid tag." };
         self.bad(tag.as_deref(), text, out);
     }

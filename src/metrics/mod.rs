@@ -5,6 +5,7 @@
 //! the start, so that a rate over it is right from its first event on. Those of backends and their links are in
 //! `backend.rs`, those of the process in `life.rs`.
 
+mod admin;
 mod backend;
 mod life;
 
@@ -22,6 +23,7 @@ use prometheus::{
 use crate::imap::Mechanism;
 use crate::outcome::{Ending, LOGIN_OUTCOMES, Limit};
 
+pub use admin::AdminMetrics;
 use backend::Backends;
 pub use backend::{BackendError, BackendMetrics, Checkout, Counted, Eviction};
 pub use life::Life;
@@ -57,6 +59,7 @@ pub struct Metrics {
     /// The names under which certificates are shown.
     certificates: Mutex<BTreeSet<String>>,
     life: Life,
+    admin: AdminMetrics,
     accept_errors: IntCounter,
     internal_errors: IntCounter,
 }
@@ -175,6 +178,7 @@ impl Metrics {
             )?,
             certificates: Mutex::default(),
             life: Life::new(&registry)?,
+            admin: AdminMetrics::new(&registry)?,
             accept_errors: registered(
                 &registry,
                 IntCounter::new("mailmux_accept_errors_total", "Failed accepts (out of file descriptors ...).")?,
@@ -284,6 +288,11 @@ impl Metrics {
     /// Those of the process's own life.
     pub fn life(&self) -> &Life {
         &self.life
+    }
+
+    /// Those of the admin port.
+    pub fn admin(&self) -> &AdminMetrics {
+        &self.admin
     }
 
     /// The configuration names these backends, and no others: whether another is up is not told any more. What was counted

@@ -1,8 +1,9 @@
 //! What operators do to a running server: give it another configuration, take a backend out of use and put it back, hold a
-//! user's logins, move a user. Here is the work itself, on a page for each thing; who may ask for it, and how, is the business of
+//! user's logins, move a user, see what its sessions say. Here is the work itself, on a page for each thing; who may ask for it, and how, is the business of
 //! `admin/` and `cli/`.
 
 mod backends;
+mod traces;
 mod users;
 
 use std::io;
@@ -43,6 +44,9 @@ pub enum SteerError {
     /// Sessions are still there although they were told to leave.
     #[error("{0} sessions are still there")]
     StillThere(usize),
+    /// Others look already.
+    #[error("there are as many traces as there may be at once; wait until one has ended")]
+    TooManyTraces,
 }
 
 impl Steering {
