@@ -65,25 +65,28 @@ impl Prober {
     async fn probe(&self, dialling: &Dialling) -> Option<Duration> {
         let time = self.backend.config.health.timeout;
         let mut aspect = Aspect::Reach;
-        let result = match timeout(time, self.look(dialling, time, &mut aspect)).await {
-            Ok(result) => result.map_err(|error| (error.kind, error.detail)),
-            Err(_) => Err((Some(BackendError::Timeout), "no answer in time".to_owned())),
-        };
+        let result = timeout(time, self.look(dialling, time, &mut aspect)).await;
         let backend = &self.backend;
+        let name = &backend.config.name;
         match result {
-            Err((Some(BackendError::Local), why)) => {
-                debug!(backend = backend.config.name, why, "it could not be probed");
+            Ok(Err(LinkError { kind: Some(BackendError::Local), detail: why, .. })) => {
+                debug!(backend = name, why, "it could not be probed");
             }
-            Ok(()) => {
+            Ok(Ok(())) => {
                 backend.metrics.probed("ok");
                 if self.login.is_some() {
                     backend.succeeded(Aspect::Login);
                 }
             }
-            Err((_, why)) => {
-                debug!(backend = backend.config.name, why, "probe failed");
+            Ok(Err(LinkError { detail: why, .. })) => {
+                debug!(backend = name, why, "probe failed");
                 backend.metrics.probed("failed");
                 backend.failed(aspect, None, &why);
+            }
+            Err(_) => {
+                debug!(backend = name, why = "no answer in time", "probe failed");
+                backend.metrics.probed("failed");
+                backend.was_silent(aspect, None);
             }
         }
         backend.until_probe()

@@ -6,7 +6,9 @@ import pathlib
 import signal
 import socket
 import subprocess
+import threading
 import time
+import urllib.request
 
 from world import ROOT, WITNESS, Dovecot, free_port, until
 
@@ -242,6 +244,8 @@ backend = "dovecot"
 {route}
 [limits]
 logins_per_user = "off"
+[admin]
+address = "127.0.0.1:{admin}"
 {pool}"""
 
 
@@ -249,16 +253,49 @@ class Refused(Exception):
     """mailmux does not accept a configuration, and says why."""
 
 
-def mailmux_command(mailmux, folder, backend, pool):
+def mailmux_command(mailmux, folder, backend, row, admin):
     """How to run it, and its port."""
-    port = free_port()
+    port, pool = free_port(), row if row in ("warm", "reuse") else "off"
     route, section = ("", "") if pool == "off" else (f'pool = "{pool}"\n', POOL)
-    path = folder / f"mailmux-{pool}.toml"
-    path.write_text(MAILMUX.format(port=port, backend=backend, route=route, pool=section))
+    path = folder / f"mailmux-{row}.toml"
+    path.write_text(MAILMUX.format(port=port, backend=backend, route=route, pool=section, admin=admin))
     checked = subprocess.run([mailmux, "check", "--config", path], capture_output=True, text=True)
     if checked.returncode != 0:
         raise Refused((checked.stdout + checked.stderr).strip())
     return [mailmux, "serve", "--config", path], port
+
+
+# What an open status page asks for, each time.
+PAGE = ["status", "history", "backends", "pool", "limits", "certificates", "users?limit=10", "sessions?limit=50"]
+
+
+class Watchers:
+    """Prometheus, once a second, and an open status page, every two, as long as this is entered."""
+
+    def __init__(self, admin):
+        self.admin, self.over, self.failures = admin, threading.Event(), []
+        views = [("/metrics", 1), *((f"/api/v1/{path}", 2) for path in PAGE)]
+        self.threads = [threading.Thread(target=self.watch, args=view) for view in views]
+
+    def watch(self, path, seconds):
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=10).read()
+            except OSError as error:
+                self.failures.append(f"{path}: {error}")
+            if self.over.wait(seconds):
+                return
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+
+    def __exit__(self, *_):
+        self.over.set()
+        for thread in self.threads:
+            thread.join()
+        if self.failures:
+            raise SystemExit(f"what was to watch did not answer: {self.failures[0]}")
 
 
 def dovecot_stop(folder):

@@ -4,18 +4,13 @@
 use axum::body::{Body, to_bytes};
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use axum::response::Response;
+use serde_json::json;
 
 /// The most of an error's words.
 const WORDS: usize = 4096;
 /// Their bodies are read by machines that know nothing else.
 const PLAIN: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
-
-/// An answer in JSON.
-pub(super) fn json(status: StatusCode, what: &Value) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], format!("{what}\n")).into_response()
-}
 
 /// The answer as it goes out.
 pub(super) async fn finished(method: &Method, path: &str, answer: Response) -> Response {

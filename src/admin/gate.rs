@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
 
 use super::Caller;
-use super::answers::json;
+use super::api::said;
 use crate::imap::{Secret, escape};
 use crate::network::network_of;
 use crate::tally::Rates;
@@ -215,7 +215,7 @@ fn too_often() -> Response {
 }
 
 fn no(status: StatusCode, why: &str) -> Response {
-    json(status, &json!({ "error": why }))
+    said(status, &json!({ "error": why }))
 }
 
 #[cfg(test)]

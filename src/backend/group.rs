@@ -27,16 +27,21 @@ impl Group {
 
     /// Where this user goes now, by its normalised name; `None`: nobody is well, standby included.
     pub fn choose(&self, user: &[u8]) -> Option<&Arc<Backend>> {
-        self.ranked(user).into_iter().chain(&self.standby).find(|backend| backend.takes_users())
+        self.candidates(user).into_iter().find(|backend| backend.takes_users())
+    }
+
+    /// Where it would go; nobody is sent anywhere by that.
+    pub fn would_choose(&self, user: &[u8]) -> Option<&Arc<Backend>> {
+        self.candidates(user).into_iter().find(|backend| backend.would_take_users())
     }
 
     /// The first that is well for certain: nobody who may be down still.
     pub fn well(&self, user: &[u8]) -> Option<&Arc<Backend>> {
-        let is_well = |backend: &&Arc<Backend>| backend.is_up() && !backend.is_draining();
-        self.ranked(user).into_iter().chain(&self.standby).find(is_well)
+        self.candidates(user).into_iter().find(|backend| backend.is_up() && !backend.is_draining())
     }
 
-    /// The members, first the one where this user belongs when all are well, then the one that would come after it.
+    /// The members, first the one where this user belongs when all are well, then the one that would come after it. Those whose
+    /// weight was taken away come last.
     pub fn ranked(&self, user: &[u8]) -> Vec<&Arc<Backend>> {
         let mut members: Vec<_> = self.members.iter().collect();
         match self.choose {
@@ -45,16 +50,36 @@ impl Group {
             // Per weight; equals by the user's name, or all newcomers would go to the first of many idle ones.
             Choose::LeastSessions => members.sort_by_cached_key(|backend| {
                 let sessions = f64::from(u32::try_from(backend.sessions()).unwrap_or(u32::MAX));
-                (Score(-sessions / f64::from(backend.config.weight.get())), Score(score(backend, user)))
+                (Score(-sessions / share(backend)), Score(score(backend, user)))
             }),
         }
+        weightless_last(&mut members);
         members
+    }
+
+    /// Members and standby in the order in which they are asked. Standby comes before members whose weight was taken away: these
+    /// get those whom nobody else takes.
+    fn candidates(&self, user: &[u8]) -> Vec<&Arc<Backend>> {
+        let mut candidates = self.ranked(user);
+        candidates.extend(&self.standby);
+        weightless_last(&mut candidates);
+        candidates
     }
 
     /// All of them, members first.
     pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.members.iter().chain(&self.standby)
     }
+}
+
+/// The others stay in their order. Each is asked once: its weight may change meanwhile.
+fn weightless_last(backends: &mut [&Arc<Backend>]) {
+    backends.sort_by_cached_key(|backend| backend.weight() == 0);
+}
+
+/// A weight to reckon with; without any they share evenly.
+fn share(backend: &Backend) -> f64 {
+    f64::from(backend.weight().max(1))
 }
 
 /// The largest comes first.
@@ -83,7 +108,7 @@ fn score(backend: &Backend, user: &[u8]) -> f64 {
     let head = hash.as_ref().iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
     let drawn = ((head >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    -f64::from(backend.config.weight.get()) / drawn.ln()
+    -share(backend) / drawn.ln()
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ struct Track {
 #[derive(Debug)]
 struct Down {
     since: Instant,
+    /// What was wrong with it last.
     why: String,
     /// The next login that may try it, and the wait that was before it.
     trial: Instant,
@@ -108,19 +109,28 @@ impl Health {
 
     /// Whether a login may try it now although it is down, to find out whether it is back; the next may after some time.
     pub(super) fn claim_trial(&mut self, now: Instant) -> bool {
-        // What probes look at, they tell.
-        let is_probed = [self.interval.is_some(), self.login_is_probed];
-        let mut claimed = false;
-        for (track, is_probed) in [&mut self.reach, &mut self.login].into_iter().zip(is_probed) {
-            let Some(down) = &mut track.down else { continue };
-            if is_probed || now < down.trial {
-                return false;
-            }
+        if !self.may_be_tried(now) {
+            return false;
+        }
+        for down in [&mut self.reach, &mut self.login].into_iter().filter_map(|track| track.down.as_mut()) {
             down.trial = now + down.wait;
             down.is_tried = true;
-            claimed = true;
         }
-        claimed
+        true
+    }
+
+    /// Whether a login that came now could do that.
+    pub(super) fn may_be_tried(&self, now: Instant) -> bool {
+        // What probes look at, they tell.
+        let is_probed = [self.interval.is_some(), self.login_is_probed];
+        let may =
+            |(track, is_probed): (&Track, bool)| track.down.as_ref().is_none_or(|down| !is_probed && now >= down.trial);
+        !self.is_up() && [&self.reach, &self.login].into_iter().zip(is_probed).all(may)
+    }
+
+    /// What was wrong with it last, while it is down.
+    pub(super) fn why_down(&self) -> Option<&str> {
+        self.down().map(|down| down.why.as_str())
     }
 
     /// Something went well.
@@ -163,8 +173,9 @@ impl Health {
         if !is_news {
             return None;
         }
-        if let Some(down) = track.down.as_mut().filter(|_| user.is_none()) {
-            down.failed_probes = down.failed_probes.saturating_add(1);
+        if let Some(down) = &mut track.down {
+            why.clone_into(&mut down.why);
+            down.failed_probes = down.failed_probes.saturating_add(user.is_none().into());
         }
         track.successes = 0;
         track.failures = track.failures.saturating_add(1);
@@ -257,7 +268,9 @@ mod tests {
         assert_eq!(health.failed(Aspect::Reach, None, "one", now), None);
         assert_eq!(health.failed(Aspect::Reach, None, "two", now), None);
         assert_eq!(health.failed(Aspect::Reach, None, "three", now), Some(Change::Down("three".to_owned())));
+        assert_eq!(health.why_down(), Some("three"));
         assert_eq!(health.failed(Aspect::Reach, None, "four", now), None);
+        assert_eq!(health.why_down(), Some("four"), "what is wrong now, not what was first");
         assert_eq!(health.succeeded(Aspect::Reach, now), None);
         assert_eq!(
             health.failed(Aspect::Reach, None, "five", now),
@@ -267,7 +280,7 @@ mod tests {
         assert_eq!(health.succeeded(Aspect::Reach, now), None);
         let later = now + Duration::from_secs(9);
         assert_eq!(health.succeeded(Aspect::Reach, later), Some(Change::Up(Duration::from_secs(9))));
-        assert!(health.is_up());
+        assert!(health.is_up() && health.why_down().is_none());
     }
 
     #[test]

@@ -1,22 +1,26 @@
-//! The backends, shared by all sessions, and the answer of routing: a [`Route`]. `group.rs` chooses among several,
-//! `health.rs` says whether one is well, `places.rs` how many links one may have. Not here: IMAP text, sockets.
+//! The backends, shared by all sessions, and the answer of routing: a [`Route`]. `group.rs` chooses among several, by what
+//! `weight.rs` has, `health.rs` says whether one is well, `history.rs` what has become of that, `places.rs` how many links one
+//! may have. Not here: IMAP text, sockets.
 
 mod group;
 mod health;
+mod history;
 mod places;
+mod route;
+mod weight;
 
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::config::{self, MasterForm, Pooling};
-use crate::imap::{Secret, UserName};
+use crate::config;
+use crate::imap::UserName;
 use crate::metrics::BackendMetrics;
 use crate::outcome::Limit;
 use crate::random;
@@ -25,8 +29,12 @@ use crate::tls::Connector;
 pub use group::Group;
 pub use health::Aspect;
 use health::{Change, Health};
+use history::History;
+pub use history::{CHANGES, HealthReport, Turn};
 pub use places::Place;
 use places::Places;
+pub use route::{LoginAs, Prescribed, Proof, Route};
+use weight::Weight;
 
 /// A backend that is down for so long is not waited for while somebody else is already trying it.
 const FAILS_AT_ONCE_AFTER: Duration = Duration::from_secs(30);
@@ -35,76 +43,6 @@ const FAILS_AT_ONCE_AFTER: Duration = Duration::from_secs(30);
 const SPREAD_EACH: Duration = Duration::from_millis(5);
 /// All of them within this.
 const SPREAD_MOST: Duration = Duration::from_secs(5);
-
-/// Where one login goes, and as whom.
-#[derive(Debug, Clone)]
-pub struct Route {
-    /// The server.
-    pub backend: Arc<Backend>,
-    /// The group it was chosen from; another member may serve the user too.
-    pub group: Option<Arc<Group>>,
-    /// The user's name there.
-    pub user: UserName,
-    /// Whose credentials are used there.
-    pub login: LoginAs,
-    /// The mechanism to use there, where a lookup prescribes one.
-    pub prescribed: Option<Prescribed>,
-    /// How long the login there may take, where a lookup says so.
-    pub budget: Option<Duration>,
-    /// Where links for it come from and where they go.
-    pub pool: Pooling,
-}
-
-impl Route {
-    /// To this backend, with nothing prescribed.
-    pub fn new(backend: Arc<Backend>, user: UserName, login: LoginAs) -> Self {
-        Self { backend, group: None, user, login, prescribed: None, budget: None, pool: Pooling::Off }
-    }
-}
-
-/// A mechanism that a lookup can prescribe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are those of the mechanisms")]
-pub enum Prescribed {
-    Plain,
-    Login,
-}
-
-/// The client has proven to mailmux itself who it is. Credentials other than the client's own are used for no one else.
-#[derive(Debug, Clone, Copy)]
-pub struct Proof(());
-
-impl Proof {
-    /// To be called by who has seen it, which is routing.
-    pub fn seen() -> Self {
-        Self(())
-    }
-}
-
-/// Whose credentials are used at a backend.
-#[derive(Debug, Clone)]
-pub enum LoginAs {
-    /// The client's own.
-    Client,
-    /// The user's own there, which a lookup knows.
-    Given {
-        /// The password.
-        password: Arc<Secret>,
-        /// Why the client may use it.
-        proof: Proof,
-    },
-    /// A master user's, acting for the user.
-    Master {
-        /// The master user.
-        user: UserName,
-        /// Its password.
-        password: Arc<Secret>,
-        /// How it says for whom it acts.
-        form: MasterForm,
-        /// Why the client may have that.
-        proof: Proof,
-    },
-}
 
 /// One backend: its settings and what is known of it at the moment.
 #[derive(Debug)]
@@ -115,12 +53,19 @@ pub struct Backend {
     pub connector: Option<Connector>,
     /// Its metrics.
     pub metrics: BackendMetrics,
-    health: Arc<Mutex<Health>>,
+    known: Arc<Mutex<Known>>,
     standing: Arc<Standing>,
     trying: AtomicUsize,
     next_source: AtomicUsize,
     /// The configuration has another one in its place, or none.
     retired: AtomicBool,
+}
+
+/// What is known of its health, and since when: one thing, so that changes are told in the order in which they happen.
+#[derive(Debug)]
+struct Known {
+    health: Health,
+    history: History,
 }
 
 /// What is the same for all of one name, however often its settings change.
@@ -131,6 +76,7 @@ struct Standing {
     draining: AtomicBool,
     sessions: AtomicUsize,
     places: Places,
+    weight: Weight,
     /// Told when it goes down, is drained or is retired.
     closing: Notify,
 }
@@ -146,41 +92,39 @@ pub struct Attempt<'a>(&'a Backend);
 impl Backend {
     /// A backend of which nothing is known yet.
     pub fn new(config: config::Backend, connector: Option<Connector>, metrics: BackendMetrics) -> Self {
-        let health = Arc::new(Mutex::new(Health::new(&config.health)));
+        let known = Known::nothing(&config.health);
         let standing = Standing {
             draining: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),
             places: Places::new(config.max_links, config.max_links_per_user),
+            weight: Weight::new(config.weight),
             closing: Notify::new(),
         };
         metrics.set_up(true);
-        Self::with(config, connector, metrics, health, Arc::new(standing))
+        Self::with(config, connector, metrics, known, Arc::new(standing))
     }
 
     /// The same backend with other settings: who is there is counted on, and what is known of its health holds, unless it is
     /// reached in another way now. It stands beside this one until [`Backend::take_over`].
     #[must_use]
     pub fn renewed(&self, config: config::Backend, connector: Option<Connector>) -> Self {
-        let health = if self.is_reached_like(&config) {
-            Arc::clone(&self.health)
-        } else {
-            Arc::new(Mutex::new(Health::new(&config.health)))
-        };
-        Self::with(config, connector, self.metrics.clone(), health, Arc::clone(&self.standing))
+        let known =
+            if self.is_reached_like(&config) { Arc::clone(&self.known) } else { Known::nothing(&config.health) };
+        Self::with(config, connector, self.metrics.clone(), known, Arc::clone(&self.standing))
     }
 
     fn with(
         config: config::Backend,
         connector: Option<Connector>,
         metrics: BackendMetrics,
-        health: Arc<Mutex<Health>>,
+        known: Arc<Mutex<Known>>,
         standing: Arc<Standing>,
     ) -> Self {
         Self {
             config,
             connector,
             metrics,
-            health,
+            known,
             standing,
             trying: AtomicUsize::new(0),
             next_source: AtomicUsize::new(0),
@@ -206,7 +150,8 @@ impl Backend {
 
     /// Its settings count from now on, for all of its name.
     pub fn take_over(&self) {
-        self.health().adapt(&self.config.health);
+        self.known().health.adapt(&self.config.health);
+        self.standing.weight.adapt(self.config.weight);
         self.standing.places.resize(self.config.max_links, self.config.max_links_per_user);
         self.metrics.set_up(self.is_up());
     }
@@ -256,8 +201,36 @@ impl Backend {
         if self.is_draining() {
             return false;
         }
-        let mut health = self.health();
+        let health = &mut self.known().health;
         health.is_up() || health.claim_trial(Instant::now())
+    }
+
+    /// The same, asked without sending anybody.
+    pub fn would_take_users(&self) -> bool {
+        let health = &self.known().health;
+        !self.is_draining() && (health.is_up() || health.may_be_tried(Instant::now()))
+    }
+
+    /// Its share of a group's users, as it is now. 0: none but those whom nobody else takes.
+    pub fn weight(&self) -> u32 {
+        self.standing.weight.now()
+    }
+
+    /// Changes that share until it is changed again, the configuration has another one, or the server ends; `None`: back to
+    /// what the configuration says.
+    pub fn set_weight(&self, weight: Option<u32>) {
+        self.standing.weight.set(weight.unwrap_or_else(|| self.config.weight.get()));
+    }
+
+    /// How many links to it there are, or are being opened, for users or to wait for them.
+    pub fn links(&self) -> usize {
+        self.standing.places.taken()
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        let config::Backend { host, port, .. } = &self.config;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
     /// A place among this user's links, as soon as there is one; [`Backend::complete`] makes it one among all.
@@ -300,18 +273,31 @@ impl Backend {
     pub fn condition(&self) -> String {
         let sessions = self.sessions();
         let draining = if self.is_draining() { "draining, " } else { "" };
-        format!("{}: {draining}{}, {sessions} sessions", self.config.name, self.health())
+        let (now, configured) = (self.weight(), self.config.weight.get());
+        let weight = if now == configured { String::new() } else { format!(", weight {now} instead of {configured}") };
+        format!("{}: {draining}{}, {sessions} sessions{weight}", self.config.name, self.known().health)
+    }
+
+    /// What is known of its health.
+    pub fn health(&self) -> HealthReport {
+        let known = self.known();
+        known.history.report(known.health.is_up(), known.health.why_down())
+    }
+
+    /// The last changes of its health, at most [`CHANGES`], oldest first.
+    pub fn turns(&self) -> Vec<Turn> {
+        self.known().history.turns()
     }
 
     /// Whether it is well, as far as is known.
     pub fn is_up(&self) -> bool {
-        self.health().is_up()
+        self.known().health.is_up()
     }
 
     /// Begins an attempt; `None` when the backend is down for half a minute and somebody is already finding out
     /// whether it is back, so that a dead backend does not make every client wait.
     pub fn attempt(&self) -> Option<Attempt<'_>> {
-        let is_lost = self.health().down_since().is_some_and(|since| since.elapsed() >= FAILS_AT_ONCE_AFTER);
+        let is_lost = self.known().health.down_since().is_some_and(|since| since.elapsed() >= FAILS_AT_ONCE_AFTER);
         if self.trying.fetch_add(1, Ordering::Relaxed) > 0 && is_lost {
             self.trying.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -321,22 +307,41 @@ impl Backend {
 
     /// Something with it went well.
     pub fn succeeded(&self, aspect: Aspect) {
-        let change = self.health().succeeded(aspect, Instant::now());
-        self.note(change);
+        self.learn(|health| health.succeeded(aspect, Instant::now()));
     }
 
-    /// Something failed, for the backend's sake; `why` is for the log. `user`: in whose login; `None`: in a probe.
+    /// Something failed, for the backend's sake; `why` is for log and operators, and where it was not reached names the address.
+    /// `user`: in whose login; `None`: in a probe.
     pub fn failed(&self, aspect: Aspect, user: Option<&UserName>, why: &str) {
-        let change = self.health().failed(aspect, user, why, Instant::now());
-        self.note(change);
+        let whole = match aspect {
+            Aspect::Reach => why.to_owned(),
+            Aspect::Login => format!("login at {}: {why}", self.address()),
+        };
+        self.learn(|health| health.failed(aspect, user, history::bounded(&whole), Instant::now()));
+    }
+
+    /// The same, since nothing came in time.
+    pub fn was_silent(&self, aspect: Aspect, user: Option<&UserName>) {
+        match aspect {
+            Aspect::Reach => self.failed(aspect, user, &format!("{}: no answer in time", self.address())),
+            Aspect::Login => self.failed(aspect, user, "no answer in time"),
+        }
     }
 
     /// How long to wait until it is probed next; `None`: it is not.
     pub fn until_probe(&self) -> Option<Duration> {
-        self.health().until_probe()
+        self.known().health.until_probe()
     }
 
-    fn note(&self, change: Option<Change>) {
+    fn learn(&self, what: impl FnOnce(&mut Health) -> Option<Change>) {
+        let mut known = self.known();
+        let change = what(&mut known.health);
+        known.history.note(change.as_ref(), SystemTime::now());
+        drop(known);
+        self.tell(change);
+    }
+
+    fn tell(&self, change: Option<Change>) {
         let backend = self.config.name.as_str();
         match change {
             Some(Change::Up(after)) => {
@@ -352,8 +357,8 @@ impl Backend {
         }
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The local address to dial from next, of the family wanted; `None`: the kernel's choice.
@@ -364,6 +369,12 @@ impl Backend {
             return None;
         }
         fitting().nth(self.next_source.fetch_add(1, Ordering::Relaxed) % count).copied()
+    }
+}
+
+impl Known {
+    fn nothing(config: &config::Health) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { health: Health::new(config), history: History::default() }))
     }
 }
 

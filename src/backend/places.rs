@@ -87,6 +87,12 @@ impl Places {
         }
     }
 
+    /// How many are taken, of the backend's.
+    pub(super) fn taken(&self) -> usize {
+        let size = self.all.size();
+        (size.most + size.owed).saturating_sub(self.all.free.available_permits())
+    }
+
     /// A place for a link that is nobody's yet, if one is free and nobody waits for it.
     pub(super) fn spare(&self) -> Option<Place> {
         if self.all.is_wanted() {
@@ -309,7 +315,7 @@ mod tests {
         let wanted = links.each_ref().map(Place::wanted);
         let [mut first, mut second] = wanted.map(Box::pin);
         assert!(timeout(Duration::from_secs(1), async { tokio::join!(&mut first, &mut second) }).await.is_err());
-        assert!(places.spare().is_none());
+        assert!(places.spare().is_none() && places.taken() == 2);
         let come = take(&places, "ann");
         let give = async {
             // Polled again after the newcomer: only the one that has waited longest is woken.
@@ -339,7 +345,9 @@ mod tests {
         let mut taken: Vec<_> =
             [take(&places, "ann").await, take(&places, "bob").await, take(&places, "cid").await].into();
         places.resize(1, 0);
+        assert_eq!(places.taken(), 3, "more than there may be");
         taken.truncate(1);
+        assert_eq!(places.taken(), 1);
         assert_eq!(
             take(&places, "dan").await.err(),
             Some(Limit::MaxLinks),

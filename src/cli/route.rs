@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::File;
-use crate::backend::{LoginAs, Route as Way};
+use crate::backend::Route as Way;
 use crate::imap::{Credentials, Login, Mechanism, UserName};
 use crate::origin::Origin;
-use crate::routing::{Asker, NoRoute, Router};
+use crate::routing::{Asker, Router};
 use crate::secret_file;
 use crate::server::Plan;
 
@@ -93,7 +93,7 @@ async fn tell(router: &Router, asker: &Asker<'_>) -> bool {
             true
         }
         Err(no) => {
-            println!("=> nowhere: {}", why(no));
+            println!("=> nowhere: {no}");
             false
         }
     }
@@ -101,23 +101,7 @@ async fn tell(router: &Router, asker: &Asker<'_>) -> bool {
 
 fn shown(way: &Way) -> String {
     let backend = &way.backend.config;
-    let login = match &way.login {
-        LoginAs::Client => "the client's own credentials".to_owned(),
-        LoginAs::Given { .. } => "a password that the lookup gives".to_owned(),
-        LoginAs::Master { user, .. } => format!("the master user \"{user}\""),
-    };
+    let login = &way.login;
     let group = way.group.as_ref().map_or_else(String::new, |group| format!(" of group {}", group.name));
     format!("backend {}{group} ({}:{}) as \"{}\", with {login}", backend.name, backend.host, backend.port, way.user)
-}
-
-fn why(no: &NoRoute) -> String {
-    match no {
-        NoRoute::Unmatched => "no rule sends this user anywhere".to_owned(),
-        NoRoute::Rejected(text) => format!("rejected: {text}"),
-        NoRoute::WrongPassword(None, _) => "the password is wrong".to_owned(),
-        NoRoute::WrongPassword(Some(text), _) => format!("refused by the source: {text}"),
-        NoRoute::Unproven(why) => (*why).to_owned(),
-        NoRoute::LookupFailed(why) => format!("lookup {why}"),
-        NoRoute::GroupDown(group) => format!("no backend of group {group} takes users"),
-    }
 }

@@ -44,14 +44,12 @@ impl Link<Greeted> {
         let _connecting = backend.metrics.connecting();
         let began = Instant::now();
         let deadline = began + connect_timeout;
-        let opening = async {
-            let tcp = dial(backend, dialling, deadline).await?;
-            set_up(tcp, backend, caller).await
-        };
+        let tcp = Box::pin(dial(backend, dialling, deadline)).await?;
+        let reached = tcp.peer_addr().map_or_else(|_| backend.address(), |address| address.to_string());
         // A backend that accepts and stays silent is as good as down.
-        let link = timeout_at(deadline, Box::pin(opening)).await.unwrap_or_else(|_| {
-            Err(LinkError::down(Some(BackendError::Timeout), "no greeting within backend_connect"))
-        })?;
+        let link = timeout_at(deadline, Box::pin(set_up(tcp, backend, caller))).await;
+        let link = link.unwrap_or_else(|_| Err(LinkError::down(Some(BackendError::Timeout), "no greeting in time")));
+        let link = link.map_err(|error| LinkError { detail: format!("{reached}: {}", error.detail), ..error })?;
         backend.metrics.connected(began.elapsed());
         Ok(link)
     }
@@ -129,9 +127,13 @@ pub(super) async fn greeted<S: AsyncRead + AsyncWrite + Unpin>(
 /// Reads the greeting. Only `* OK` will do: PREAUTH would make us somebody we never asked to be, and STARTTLS impossible
 /// (CVE-2020-14093).
 async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Result<Option<Capabilities>, LinkError> {
-    let line = wire.next().await.map_err(|error| match error.kind {
-        Some(BackendError::Protocol) => LinkError { kind: Some(BackendError::Greeting), ..error },
-        _ => error,
+    let line = wire.next().await.map_err(|error| LinkError {
+        kind: match error.kind {
+            Some(BackendError::Protocol) => Some(BackendError::Greeting),
+            other => other,
+        },
+        detail: format!("instead of a greeting: {}", error.detail),
+        ..error
     })?;
     if let Response::Status { tag: None, status: Status::Ok, text } = response::read(&line) {
         return Ok(capabilities_in(text));
@@ -190,9 +192,12 @@ async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Resu
     let names = dialling.names();
     let addresses = match timeout_at(deadline, names.addresses(&config.host, config.port)).await {
         Ok(Ok(addresses)) => addresses,
-        Ok(Err(error)) => return Err(connect(error)),
+        Ok(Err(error)) => return Err(connect(format!("DNS: {error}"))),
         Err(_) => {
-            return Err(LinkError::down(Some(BackendError::Timeout), format!("{}: no answer from DNS", config.host)));
+            return Err(LinkError::down(
+                Some(BackendError::Timeout),
+                format!("DNS: {}: no answer in time", config.host),
+            ));
         }
     };
     if let Some(address) = addresses.iter().find(|address| is_own(**address, &dialling.own())) {
@@ -207,10 +212,12 @@ async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Resu
             Ok(Ok(tcp)) => return Ok(tcp),
             // Another address does not help, and the backend is not to blame.
             Ok(Err(error)) if is_ours(&error) => {
-                return Err(LinkError::down(Some(BackendError::Local), format!("{address}: {error}")));
+                return Err(LinkError::down(Some(BackendError::Local), format!("connecting to {address}: {error}")));
             }
-            Ok(Err(error)) => connect(format!("{address}: {error}")),
-            Err(_) => LinkError::down(Some(BackendError::Timeout), format!("{address}: no answer to TCP")),
+            Ok(Err(error)) => connect(format!("connecting to {address}: {error}")),
+            Err(_) => {
+                LinkError::down(Some(BackendError::Timeout), format!("connecting to {address}: no answer in time"))
+            }
         };
         names.shun(*address);
     }

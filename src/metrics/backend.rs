@@ -1,4 +1,6 @@
-//! The metrics of backends, of the links to them and of the pool.
+//! The metrics of backends, of the links to them and of the pool. `reading.rs` tells what they show.
+
+mod reading;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,6 +15,8 @@ use prometheus::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{LATENCY, Present, registered};
+
+pub use reading::BackendReading;
 
 /// Sessions: 1 s to 7 days.
 const LIFETIME: [f64; 10] = [1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 86400.0, 259_200.0, 604_800.0];

@@ -8,6 +8,7 @@
 mod admin;
 mod backend;
 mod life;
+mod quantile;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,8 +26,9 @@ use crate::outcome::{Ending, LOGIN_OUTCOMES, Limit};
 
 pub use admin::AdminMetrics;
 use backend::Backends;
-pub use backend::{BackendError, BackendMetrics, Checkout, Counted, Eviction};
+pub use backend::{BackendError, BackendMetrics, BackendReading, Checkout, Counted, Eviction};
 pub use life::Life;
+pub use quantile::quantile;
 
 /// Connecting and logging in: 1 ms to 30 s.
 const LATENCY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];

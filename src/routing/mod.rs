@@ -11,6 +11,7 @@ mod lookup;
 mod password;
 mod rule;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,14 +159,24 @@ impl Router {
     /// # Errors
     /// [`NoRoute`].
     pub async fn route(&self, asker: &Asker<'_>) -> Result<Route, NoRoute> {
-        self.explained(asker, &mut |_| ()).await
+        self.search(asker, Group::choose, &mut |_| ()).await
     }
 
-    /// The same, and each step of the way told in words.
+    /// The same for who only wants to know, and each step of the way told in words. Lookups are asked, but no backend that is
+    /// down takes it for a login that tries whether it is back.
     ///
     /// # Errors
     /// [`NoRoute`].
     pub async fn explained(&self, asker: &Asker<'_>, tell: &mut (dyn FnMut(String) + Send)) -> Result<Route, NoRoute> {
+        self.search(asker, Group::would_choose, tell).await
+    }
+
+    async fn search(
+        &self,
+        asker: &Asker<'_>,
+        choose: Choice,
+        tell: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Route, NoRoute> {
         for (index, rule) in self.rules.iter().enumerate() {
             if !rule.applies(asker) {
                 tell(format!("route[{index}]: does not apply"));
@@ -200,7 +211,7 @@ impl Router {
                 tell(format!("route[{index}]: applies"));
             }
             let proof = self.proof(rule, asker, proven).await?;
-            return self.follow(rule, asker, (answer, lookup), proof, tell);
+            return self.follow(rule, asker, (answer, lookup), proof, choose, tell);
         }
         Err(NoRoute::Unmatched)
     }
@@ -246,6 +257,7 @@ impl Router {
         asker: &Asker<'_>,
         (answer, lookup): (Answer, Option<usize>),
         proof: Option<Proof>,
+        choose: Choice,
         tell: &mut (dyn FnMut(String) + Send),
     ) -> Result<Route, NoRoute> {
         if !answer.allow_nets.is_empty() && !is_in(asker.origin.client.ip(), &answer.allow_nets) {
@@ -274,7 +286,7 @@ impl Router {
                 for backend in group.ranked(&asker.user().normalised()) {
                     tell(format!("group {}: {}", group.name, backend.condition()));
                 }
-                let chosen = group.choose(&asker.user().normalised()).cloned();
+                let chosen = choose(group, &asker.user().normalised()).cloned();
                 (Some(chosen.ok_or_else(|| NoRoute::GroupDown(group.name.clone()))?), Some(Arc::clone(group)))
             }
             (None, Some(Place::Host(host))) => {
@@ -330,6 +342,24 @@ impl Router {
     /// The backend of this name.
     pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
         self.backends.iter().find(|backend| backend.config.name == name)
+    }
+}
+
+/// How one of a group is chosen.
+type Choice = for<'g> fn(&'g Group, &[u8]) -> Option<&'g Arc<Backend>>;
+
+/// For people.
+impl fmt::Display for NoRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unmatched => f.write_str("no rule sends this user anywhere"),
+            Self::Rejected(text) => write!(f, "rejected: {text}"),
+            Self::WrongPassword(None, _) => f.write_str("the password is wrong"),
+            Self::WrongPassword(Some(text), _) => write!(f, "refused by the source: {text}"),
+            Self::Unproven(why) => f.write_str(why),
+            Self::LookupFailed(why) => write!(f, "lookup {why}"),
+            Self::GroupDown(group) => write!(f, "no backend of group {group} takes users"),
+        }
     }
 }
 

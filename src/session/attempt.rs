@@ -349,7 +349,7 @@ impl<'a> Attempt<'a> {
         let backend = &route.backend;
         let Ok(result) = result else {
             backend.metrics.error(BackendError::Timeout);
-            backend.failed(aspect, Some(&self.login.user), "it did not answer in time");
+            backend.was_silent(aspect, Some(&self.login.user));
             return Err(Failed::Late);
         };
         result.map_err(|error| {

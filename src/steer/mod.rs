@@ -3,6 +3,7 @@
 //! `admin/` and `cli/`.
 
 mod backends;
+mod routes;
 mod traces;
 mod users;
 
@@ -22,7 +23,8 @@ use crate::metrics::Metrics;
 use crate::process::Role;
 use crate::server::{Order, State};
 
-pub use backends::Drained;
+pub use backends::{BackendReport, Drained};
+pub use routes::{Destination, Explained, Whence};
 pub use users::{LONGEST_HOLD, Moved};
 
 /// Told to leave, a session is gone after this, whatever it was doing.
@@ -41,6 +43,9 @@ pub enum SteerError {
     /// The configuration names no such backend.
     #[error("no backend has the name {0:?}")]
     NoSuchBackend(String),
+    /// The configuration names no such listener.
+    #[error("no listener has the name {0:?}")]
+    NoSuchListener(String),
     /// Sessions are still there although they were told to leave.
     #[error("{0} sessions are still there")]
     StillThere(usize),

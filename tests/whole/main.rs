@@ -39,6 +39,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backends;
 mod beginning;
 mod hostile;
 mod limits;

@@ -3,28 +3,52 @@
 
 mod backends;
 pub(super) mod openapi;
+mod pool;
+mod routes;
 mod server;
 mod traces;
 mod users;
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::response::Response;
-use serde_json::json;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
 
-use super::answers::json as said;
 use crate::steer::{SteerError, Steering};
 
 /// The paths below `/api/v1`.
 pub fn api(steering: Steering) -> Router {
-    Router::new().merge(server::paths()).merge(users::paths()).merge(traces::paths()).merge(openapi::paths()).merge(backends::paths()).with_state(steering)
+    Router::new()
+        .merge(server::paths())
+        .merge(users::paths())
+        .merge(backends::paths())
+        .merge(pool::paths())
+        .merge(routes::paths())
+        .merge(traces::paths())
+        .merge(openapi::paths())
+        .with_state(steering)
 }
 
 fn failed(error: &SteerError) -> Response {
     let status = match error {
-        SteerError::NoSuchBackend(_) => StatusCode::NOT_FOUND,
+        SteerError::NoSuchBackend(_) | SteerError::NoSuchListener(_) => StatusCode::NOT_FOUND,
         SteerError::StillThere(_) => StatusCode::CONFLICT,
         SteerError::TooManyTraces => StatusCode::TOO_MANY_REQUESTS,
     };
     said(status, &json!({ "error": error.to_string() }))
+}
+
+/// The parameters of a request; or the answer to one that cannot be understood.
+fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Box<Response>> {
+    query.map(|Query(parameters)| parameters).map_err(|why| Box::new(misunderstood(&why.body_text())))
+}
+
+fn misunderstood(why: &str) -> Response {
+    said(StatusCode::BAD_REQUEST, &json!({ "error": why }))
+}
+
+pub(super) fn said(status: StatusCode, what: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{what}\n")).into_response()
 }

@@ -153,6 +153,49 @@ fn who_leaves_takes_nobody_along() {
 }
 
 #[test]
+fn a_weight_counts_at_once_and_sends_away_only_whom_it_must() {
+    let group = by_hash(&[("blue", 1), ("green", 2), ("red", 3)]);
+    let red = named(&group, "red");
+    let before = everybody(&group);
+    red.set_weight(Some(1));
+    let after = everybody(&group);
+    assert_shares(after.iter(), &[("blue", 1), ("green", 2), ("red", 1)]);
+    assert!(before.iter().zip(&after).all(|(before, after)| before == after || before == "red"));
+    assert_eq!(after, everybody(&by_hash(&[("blue", 1), ("green", 2), ("red", 1)])), "as if the file said so");
+    red.set_weight(Some(0));
+    assert_eq!(everybody(&group), everybody(&by_hash(&[("blue", 1), ("green", 2)])), "as if it were not in the file");
+    red.set_weight(None);
+    assert_eq!(everybody(&group), before, "and all of them come back");
+}
+
+#[test]
+fn one_without_weight_gets_whom_nobody_else_takes() {
+    for choose in [Choose::Hash, Choose::LeastSessions, Choose::FirstHealthy] {
+        let group = group(choose, &[("blue", 1), ("green", 1)], &[("spare", 1), ("last", 1)]);
+        let all_at = |name: &str| (0..100).all(|number| chosen(&group, &user(number)) == name);
+        named(&group, "blue").set_weight(Some(0));
+        assert!(all_at("green"), "{choose:?}");
+        bring_down(named(&group, "green"));
+        assert!(all_at("spare"), "{choose:?}: standby first");
+        named(&group, "spare").set_weight(Some(0));
+        assert!(all_at("last"), "{choose:?}");
+        named(&group, "last").set_draining(true);
+        assert!(all_at("blue"), "{choose:?}");
+        assert!((0..100).all(|number| group.well(user(number).as_bytes()).is_some_and(|at| at.config.name == "blue")));
+        bring_down(named(&group, "blue"));
+        assert!(all_at("spare"), "{choose:?}");
+        for name in ["blue", "green"] {
+            bring_up(named(&group, name));
+            named(&group, name).set_weight(Some(0));
+        }
+        named(&group, "spare").set_draining(true);
+        if choose != Choose::FirstHealthy {
+            assert_shares(everybody(&group).iter(), &[("blue", 1), ("green", 1)]);
+        }
+    }
+}
+
+#[test]
 fn a_newcomer_gets_its_share_and_nobody_else_moves() {
     let before = everybody(&by_hash(&[("blue", 1), ("green", 2)]));
     let after = everybody(&by_hash(&[("blue", 1), ("green", 2), ("red", 1)]));
@@ -289,6 +332,15 @@ async fn one_that_is_down_and_not_probed_is_tried_by_one_user_now_and_then() {
         tokio::time::advance(Duration::from_secs(1)).await;
         let well = |number| group.well(user(number).as_bytes()).map(|backend| backend.config.name.as_str());
         assert!((0..100).all(|number| well(number) == Some("green")), "{choose:?}");
+        let would = || {
+            let asked = (0..100).filter_map(|number| group.would_choose(user(number).as_bytes()));
+            asked.filter(|backend| backend.config.name == "blue").count()
+        };
+        let asked = would();
+        assert!(asked > 0, "{choose:?}: whoever asks hears where the next one goes");
+        assert_eq!(would(), asked, "{choose:?}: however often");
+        assert_eq!(tries(), 1, "{choose:?}: it is still there for who really comes");
+        assert_eq!((would(), tries()), (0, 0), "{choose:?}");
         named(&group, "green").set_draining(true);
         assert_eq!(well(0), None, "{choose:?}");
     }

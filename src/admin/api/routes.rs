@@ -1,0 +1,60 @@
+//! Where a user would go, and why.
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{failed, misunderstood, parameters, said};
+use crate::imap::UserName;
+use crate::steer::{Steering, Whence};
+
+/// The paths of this page.
+pub(super) fn paths() -> Router<Steering> {
+    Router::new().route("/users/{user}/route", get(route))
+}
+
+#[derive(Debug, Deserialize)]
+struct From {
+    listener: Option<String>,
+    client: Option<String>,
+    server_name: Option<String>,
+}
+
+async fn route(
+    State(steering): State<Steering>,
+    Path(user): Path<String>,
+    from: Result<Query<From>, QueryRejection>,
+) -> Response {
+    let Ok(user) = UserName::new(user.as_bytes()) else {
+        return misunderstood("that is no user's name: it is empty or holds a control character");
+    };
+    let From { listener, client, server_name } = match parameters(from) {
+        Ok(from) => from,
+        Err(answer) => return *answer,
+    };
+    let Ok(client) = client.as_deref().map(str::parse).transpose() else {
+        return misunderstood("client: expected an IP address");
+    };
+    let explained = match steering.explain(&user, Whence { listener, client, server_name }).await {
+        Ok(explained) => explained,
+        Err(error) => return failed(&error),
+    };
+    let end = explained.end.as_ref().ok();
+    said(
+        StatusCode::OK,
+        &json!({
+            "steps": explained.steps,
+            "backend": end.map(|end| &end.backend),
+            "address": end.map(|end| &end.address),
+            "group": end.and_then(|end| end.group.as_ref()),
+            "as": end.map(|end| &end.user),
+            "login": end.map(|end| &end.login),
+            "error": explained.end.as_ref().err(),
+        }),
+    )
+}
