@@ -91,10 +91,7 @@ const ROOMS: [(&str, &[&str]); 33] = [
             "trace",
         ],
     ),
-    (
-        "steer",
-        &["backend", "config", "imap", "metrics", "origin", "outcome", "process", "routing", "server", "trace"],
-    ),
+    ("steer", &["backend", "config", "imap", "metrics", "origin", "outcome", "process", "routing", "server", "trace"]),
     ("admin", &["config", "imap", "metrics", "network", "process", "steer", "tally", "trace"]),
     ("conduct", &["process", "steer"]),
     ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),

@@ -26,7 +26,7 @@ use crate::tally::Rates;
 /// Told to everybody, whoever asks and from wherever: balancers have no token.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 /// The status page, which holds no data: no token is asked for.
-const PAGE: [&str; 3] = ["/", "/status.css", "/status.js"];
+const PAGE: [&str; 4] = ["/", "/status.css", "/status.js", "/status.svg"];
 /// Shown to scrapers, whatever page a browser says it comes from.
 const METRICS: &str = "/metrics";
 /// What the command line asks for, wherever it finds us.
@@ -130,7 +130,8 @@ impl Gate {
             return Ok(());
         }
         let name = escape(name.as_bytes());
-        let words = format!("{name} is none of our names; ask for an address or localhost, or put it into [admin] names");
+        let words =
+            format!("{name} is none of our names; ask for an address or localhost, or put it into [admin] names");
         Err(no(StatusCode::MISDIRECTED_REQUEST, &words))
     }
 

@@ -34,8 +34,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-pub use self::api::api;
 use self::answers::finished;
+pub use self::api::api;
 use self::audit::Audit;
 use self::gate::{About, Gate};
 use crate::imap::Secret;

@@ -14,11 +14,10 @@ pub struct AdminMetrics {
 
 impl AdminMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let help = "Requests to the admin port: done, wrong, with a wrong token or none, not allowed, one too many, failed.";
-        let requests = registered(
-            registry,
-            IntCounterVec::new(Opts::new("mailmux_admin_requests_total", help), &["outcome"])?,
-        )?;
+        let help =
+            "Requests to the admin port: done, wrong, with a wrong token or none, not allowed, one too many, failed.";
+        let requests =
+            registered(registry, IntCounterVec::new(Opts::new("mailmux_admin_requests_total", help), &["outcome"])?)?;
         for outcome in OUTCOMES {
             requests.with_label_values(&[outcome]);
         }

@@ -197,6 +197,8 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     fn new(client: C, backend: B, times: Times, keep: bool, pulse: Arc<Pulse>, tap: Tap) -> Self {
+        let mut follower = if keep { Follower::tracking() } else { Follower::default() };
+        follower.transcribe(tap.is_wanted());
         Self {
             pulse,
             tap,
@@ -207,7 +209,7 @@ where
             times,
             progress: Instant::now(),
             ending: None,
-            follower: if keep { Follower::tracking() } else { Follower::default() },
+            follower,
             leaving: None,
             bereft: None,
             keeping: if keep { Keeping::Hoped } else { Keeping::Off },

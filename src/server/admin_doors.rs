@@ -66,7 +66,12 @@ pub(super) struct Fitted(Vec<(AdminPlace, Option<(AdminSocket, AdminSocket)>)>);
 
 impl Default for AdminDoors {
     fn default() -> Self {
-        Self { open: Vec::new(), token: watch::channel(None).0, names: watch::channel(Arc::default()).0, inherited: Vec::new() }
+        Self {
+            open: Vec::new(),
+            token: watch::channel(None).0,
+            names: watch::channel(Arc::default()).0,
+            inherited: Vec::new(),
+        }
     }
 }
 

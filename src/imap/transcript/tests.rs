@@ -228,8 +228,16 @@ fn turn() -> impl Strategy<Value = Vec<(Voice, Vec<u8>)>> {
         Just(lines(vec![(Client, "a NOOP\r\n".into()), (Backend, "a OK done\r\n".into())])),
         Just(lines(vec![(Client, "a LOGIN ann \"QQ Q\"\r\n".into()), (Backend, "a NO not now\r\n".into())])),
         Just(lines(vec![(Client, "a AUTHENTICATE PLAIN QQQQ\r\n".into()), (Backend, "a BAD no\r\n".into())])),
-        Just(lines(vec![(Client, "a AUTHENTICATE PLAIN\r\n".into()), (Backend, "+ \r\n".into()), (Client, "QQQQ\r\n".into())])),
-        Just(lines(vec![(Client, "a IDLE\r\n".into()), (Backend, "+ idling\r\n* 1 EXISTS\r\n".into()), (Client, "DONE\r\n".into())])),
+        Just(lines(vec![
+            (Client, "a AUTHENTICATE PLAIN\r\n".into()),
+            (Backend, "+ \r\n".into()),
+            (Client, "QQQQ\r\n".into())
+        ])),
+        Just(lines(vec![
+            (Client, "a IDLE\r\n".into()),
+            (Backend, "+ idling\r\n* 1 EXISTS\r\n".into()),
+            (Client, "DONE\r\n".into())
+        ])),
         sent.clone().prop_map(move |text| lines(vec![
             (Client, format!("a APPEND x {{{}+}}\r\n{text}\r\n", text.len())),
             (Backend, "a OK done\r\n".into())
@@ -246,7 +254,10 @@ fn turn() -> impl Strategy<Value = Vec<(Voice, Vec<u8>)>> {
         ])),
         sent.prop_map(move |text| lines(vec![
             (Client, "a FETCH 1 BODY[]\r\n".into()),
-            (Backend, format!("* 1 FETCH (BODY[] {{{}}}\r\n{text} X {{{}}}\r\n{text})\r\na OK\r\n", text.len(), text.len()))
+            (
+                Backend,
+                format!("* 1 FETCH (BODY[] {{{}}}\r\n{text} X {{{}}}\r\n{text})\r\na OK\r\n", text.len(), text.len())
+            )
         ])),
         // What makes everybody doubt, now and then.
         "[a-z {}+*()\"]{0,12}".prop_map(move |text| lines(vec![(Client, format!("{text}\r\n"))])),
