@@ -4,8 +4,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use tokio::time::Instant;
+
 use crate::config;
-use crate::network::{is_in, network_of};
+use crate::network::{is_in, network_of, the_one};
 use crate::outcome::Limit;
 use crate::tally::{Place, Rates, Tally};
 
@@ -72,6 +75,38 @@ impl Admission {
         let most = self.limits.sessions_per_network;
         let place = self.by_network.enter(network, most).ok_or(Limit::SessionsPerNetwork)?;
         Ok(Permit { _all: entry, _network: place })
+    }
+
+    /// Visits all networks that are held back, in no order: by which limit, and until when, where time alone ends it. `visit`
+    /// must not come back here.
+    pub fn each_held(&self, mut visit: impl FnMut(Limit, IpAddr, Option<Instant>)) {
+        let is_exempt = |network| is_in(network, &self.limits.exempt);
+        if let Some(connects) = &self.connects {
+            connects.each_empty(|empty| {
+                if !is_exempt(empty.key) {
+                    visit(Limit::ConnectsPerNetwork, empty.key, Some(empty.until));
+                }
+            });
+        }
+        let most = self.limits.sessions_per_network;
+        self.by_network.each(|network, count| {
+            if most > 0 && count >= most && !is_exempt(*network) {
+                visit(Limit::SessionsPerNetwork, *network, None);
+            }
+        });
+    }
+
+    /// Forgets how often networks have come of late; says how many were held back for it.
+    pub fn pardon_networks(&self, networks: &IpNet) -> usize {
+        let Some(connects) = &self.connects else { return 0 };
+        match the_one(networks) {
+            Some(network) => {
+                let was_held = connects.empty(network).is_some();
+                connects.forgive(network);
+                usize::from(was_held)
+            }
+            None => connects.forgive_all(|network| networks.contains(&network)),
+        }
     }
 
     /// Forgets what need not be remembered; to be called now and then.
@@ -154,5 +189,30 @@ mod tests {
         tokio::time::advance(Duration::from_millis(50)).await;
         drop(come(&admission, "192.0.2.1").expect("time has passed"));
         assert!(admission.all.is_empty(), "whoever is turned away is counted out");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_held_back_is_shown_and_can_be_pardoned() {
+        let rate = config::Rate { every: Duration::from_secs(5), burst: NonZeroU32::new(3).expect("positive") };
+        let admission = Admission::new(&config::Limits { connects_per_network: Some(rate), sessions: 0, ..limits() });
+        let shown = || {
+            let mut shown = Vec::new();
+            admission.each_held(|limit, network, until| {
+                let left = until.map_or("".into(), |until| format!(" {}", (until - Instant::now()).as_secs()));
+                shown.push(format!("{} {network}{left}", limit.as_str()));
+            });
+            shown.sort();
+            shown
+        };
+        let inside = [come(&admission, "192.0.2.1").expect("first"), come(&admission, "192.0.2.1").expect("second")];
+        assert_eq!(shown(), ["sessions_per_network 192.0.2.1"]);
+        assert!(come(&admission, "192.0.2.1").is_err());
+        assert_eq!(shown(), ["connects_per_network 192.0.2.1 5", "sessions_per_network 192.0.2.1"]);
+        drop(inside);
+        assert_eq!(come(&admission, "192.0.2.1").err(), Some(Limit::ConnectsPerNetwork));
+        assert_eq!(admission.pardon_networks(&"192.0.0.0/16".parse().expect("a network")), 1);
+        assert_eq!(admission.pardon_networks(&"192.0.2.1/32".parse().expect("a network")), 0);
+        drop(come(&admission, "192.0.2.1").expect("heard again"));
+        assert_eq!(shown(), [""; 0]);
     }
 }

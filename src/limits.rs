@@ -6,7 +6,11 @@
 //! strangers elsewhere nor neighbours behind the same address lock it out.
 //!
 //! Names and secrets are kept as keyed hashes, with a key that dies with the process: so all keys have one small size,
-//! whatever strangers make up, and memory tells nothing about passwords.
+//! whatever strangers make up, and memory tells nothing about passwords. Only of who is held back the name is written down
+//! (`limits/pace.rs`), so that operators can be told (`limits/held.rs`).
+
+mod held;
+mod pace;
 
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -23,7 +27,10 @@ use crate::config;
 use crate::imap::{Login, UserName};
 use crate::network::{is_in, network_of};
 use crate::outcome::Limit;
-use crate::tally::{MOST_KEYS, Place, Rates, Tally};
+use crate::tally::{MOST_KEYS, Place, Tally};
+
+pub use held::{Held, Who};
+use pace::{Notes, Pace};
 
 /// Wrong secrets remembered per user and network, so that the same one does not count twice.
 const REMEMBERED: usize = 10;
@@ -35,6 +42,8 @@ const MOST_PASTS: usize = 100_000;
 const KNOWN_FOR: Duration = Duration::from_hours(24);
 /// In how many networks a user is known, the latest ones; so one account cannot take the room of all others.
 const MOST_NETWORKS: usize = 32;
+/// How long after the last refusal a user who has all sessions that it may have counts as held back.
+const FULL_FOR: Duration = Duration::from_mins(10);
 
 /// A user's name, normalised and hashed.
 type User = [u8; 16];
@@ -46,7 +55,9 @@ pub struct Limits {
     config: config::Limits,
     key: hmac::Key,
     sessions: Arc<Tally<User>>,
-    logins: Option<Arc<Rates<Claim>>>,
+    /// Who has wanted more sessions than it may have.
+    full: Arc<Notes<Claim>>,
+    logins: Option<Arc<Pace<Claim>>>,
     network_failures: Option<Arc<Failures<IpAddr>>>,
     user_failures: Option<Arc<Failures<Claim>>>,
     known: Arc<DashMap<User, Vec<(IpAddr, Instant)>>>,
@@ -58,7 +69,7 @@ pub struct UserPermit(#[expect(dead_code, reason = "held for its Drop")] Place<U
 
 /// Failures by key.
 struct Failures<K: Copy + Eq + Hash> {
-    rates: Rates<K>,
+    pace: Pace<K>,
     pasts: DashMap<K, Past>,
 }
 
@@ -79,7 +90,8 @@ impl Limits {
             config: limits.clone(),
             key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?,
             sessions: Arc::default(),
-            logins: rates(limits.logins_per_user),
+            full: Arc::default(),
+            logins: pace(limits.logins_per_user),
             network_failures: limits.failures_per_network.and_then(Failures::new),
             user_failures: limits.failures_per_user.and_then(Failures::new),
             known: Arc::default(),
@@ -94,10 +106,11 @@ impl Limits {
             config: limits.clone(),
             key: self.key.clone(),
             sessions: Arc::clone(&self.sessions),
+            full: Arc::clone(&self.full),
             logins: if limits.logins_per_user == old.logins_per_user {
                 self.logins.clone()
             } else {
-                rates(limits.logins_per_user)
+                pace(limits.logins_per_user)
             },
             network_failures: if limits.failures_per_network == old.failures_per_network {
                 self.network_failures.clone()
@@ -130,7 +143,10 @@ impl Limits {
             }
         }
         // By claim too: else anybody could use up a user's attempts with one and the same wrong password.
-        if self.logins.as_ref().is_some_and(|logins| !logins.take(claim)) {
+        if let Some(logins) = &self.logins
+            && !logins.rates.take(claim)
+        {
+            logins.note(claim, Some(&login.user));
             return Err(Limit::LoginsPerUser);
         }
         Ok(())
@@ -144,10 +160,10 @@ impl Limits {
         let network = network_of(client);
         let fingerprint = self.fingerprint(login);
         if let Some(failures) = &self.network_failures {
-            failures.count(network, fingerprint);
+            failures.count(network, fingerprint, None);
         }
         if let Some(failures) = &self.user_failures {
-            failures.count(self.claim(login, network), fingerprint);
+            failures.count(self.claim(login, network), fingerprint, Some(&login.user));
         }
     }
 
@@ -156,10 +172,10 @@ impl Limits {
         let network = network_of(client);
         let user = self.hashed(&login.user);
         if let Some(failures) = &self.network_failures {
-            failures.rates.forgive(network);
+            failures.pace.rates.forgive(network);
         }
         if let Some(failures) = &self.user_failures {
-            failures.rates.forgive((user, Some(network)));
+            failures.pace.rates.forgive((user, Some(network)));
         }
         // A newcomer that cannot be remembered is merely not known.
         if self.known.contains_key(&user) || self.known.len() < MOST_KEYS {
@@ -177,8 +193,12 @@ impl Limits {
     /// # Errors
     /// It has as many as it may have.
     pub fn session(&self, login: &Login) -> Result<UserPermit, Limit> {
-        let user = self.hashed(login.authzid.as_ref().unwrap_or(&login.user));
-        self.sessions.enter(user, self.config.sessions_per_user).map(UserPermit).ok_or(Limit::SessionsPerUser)
+        let name = login.authzid.as_ref().unwrap_or(&login.user);
+        let user = self.hashed(name);
+        self.sessions.enter(user, self.config.sessions_per_user).map(UserPermit).ok_or_else(|| {
+            self.full.add((user, None), Some(name), Instant::now() + FULL_FOR, 0);
+            Limit::SessionsPerUser
+        })
     }
 
     /// Forgets what need not be remembered; to be called now and then.
@@ -192,6 +212,7 @@ impl Limits {
         if let Some(failures) = &self.user_failures {
             failures.sweep();
         }
+        self.full.sweep();
         self.known.retain(|_, networks| {
             networks.retain(|(_, since)| since.elapsed() < KNOWN_FOR);
             !networks.is_empty()
@@ -225,16 +246,18 @@ impl Limits {
 
 impl<K: Copy + Eq + Hash> Failures<K> {
     fn new(rate: config::Rate) -> Option<Arc<Self>> {
-        Some(Arc::new(Self { rates: Rates::new(rate.every, rate.burst)?, pasts: DashMap::new() }))
+        Some(Arc::new(Self { pace: Pace::new(rate)?, pasts: DashMap::new() }))
     }
 
     fn are_too_many(&self, key: K) -> bool {
-        !self.rates.has_one(key)
+        !self.pace.rates.has_one(key)
     }
 
-    fn count(&self, key: K, fingerprint: u64) {
+    /// `name` is the user's, where the key is one.
+    fn count(&self, key: K, fingerprint: u64, name: Option<&UserName>) {
         if self.is_new(key, fingerprint) {
-            self.rates.charge(key);
+            self.pace.rates.charge(key);
+            self.pace.note(key, name);
         }
     }
 
@@ -261,14 +284,14 @@ impl<K: Copy + Eq + Hash> Failures<K> {
     }
 
     fn sweep(&self) {
-        self.rates.sweep();
+        self.pace.sweep();
         self.pasts.retain(|_, past| past.touched.elapsed() < REMEMBERED_FOR);
         self.pasts.shrink_to_fit();
     }
 }
 
-fn rates(rate: Option<config::Rate>) -> Option<Arc<Rates<Claim>>> {
-    rate.and_then(|rate| Rates::new(rate.every, rate.burst)).map(Arc::new)
+fn pace(rate: Option<config::Rate>) -> Option<Arc<Pace<Claim>>> {
+    rate.and_then(Pace::new).map(Arc::new)
 }
 
 #[cfg(test)]

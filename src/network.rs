@@ -16,6 +16,20 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The network as limits count it, if these addresses are all of one.
+pub fn the_one(networks: &IpNet) -> Option<IpAddr> {
+    let least = if networks.addr().is_ipv4() { 32 } else { 64 };
+    (networks.prefix_len() >= least).then(|| network_of(networks.addr()))
+}
+
+/// The network of limits that this address stands for, as people write it.
+pub fn written(network: IpAddr) -> String {
+    match network {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("{address}/64"),
+    }
+}
+
 /// Whether an address is in one of these networks.
 pub fn is_in(address: IpAddr, networks: &[IpNet]) -> bool {
     let address = address.to_canonical();
@@ -37,6 +51,15 @@ mod tests {
         assert_eq!(network_of(ip("2001:db8:1:2:3:4:5:6")), ip("2001:db8:1:2::"));
         assert_eq!(network_of(ip("2001:db8:1:2::ffff")), ip("2001:db8:1:2::"));
         assert_ne!(network_of(ip("2001:db8:1:3::1")), ip("2001:db8:1:2::"));
+    }
+
+    #[test]
+    fn addresses_that_are_all_of_one_network() {
+        let one = |networks: &str| the_one(&networks.parse().expect("networks")).map(written);
+        assert_eq!(one("192.0.2.1/32").as_deref(), Some("192.0.2.1"));
+        assert_eq!(one("2001:db8:1:2::/64").as_deref(), Some("2001:db8:1:2::/64"));
+        assert_eq!(one("2001:db8:1:2::7/128").as_deref(), Some("2001:db8:1:2::/64"));
+        assert_eq!((one("192.0.2.0/31"), one("2001:db8:1:2::/63")), (None, None));
     }
 
     #[test]

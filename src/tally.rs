@@ -9,7 +9,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-pub use rates::{MOST_KEYS, Rates};
+pub use rates::{Empty, MOST_KEYS, Rates};
 
 /// Counts by key.
 #[derive(Debug)]
@@ -43,6 +43,14 @@ impl<K: Eq + Hash + Clone> Tally<K> {
     /// How many are counted under this key.
     pub fn count(&self, key: &K) -> usize {
         self.counts.get(key).map_or(0, |count| *count)
+    }
+
+    /// Visits all keys with their counts, in no order. One part of the table after the other is locked meanwhile, against
+    /// who enters and leaves there alone: `visit` must not come back here.
+    pub fn each(&self, mut visit: impl FnMut(&K, usize)) {
+        for entry in &self.counts {
+            visit(entry.key(), *entry.value());
+        }
     }
 
     /// How many keys are counted under.

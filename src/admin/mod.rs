@@ -1,15 +1,16 @@
-//! The admin port: HTTP for Prometheus, for whoever asks whether mailmux is well, and (`api/`) for operators. It has no
-//! state of its own but for who was wrong about the token, and is of no use to a slow or hostile caller: every connection is one request, bounded in size, time and
-//! number.
+//! The admin port: HTTP for Prometheus, for whoever asks whether mailmux is well, and for operators, whether they are programs
+//! (`api/`) or look at it (`page.rs`). It has no state of its own but for who was wrong about the token (`gate.rs`), and is of
+//! no use to a slow or hostile caller: every connection is one request, bounded in size, time and number.
 //!
-//! Who may do what: whether mailmux lives and is ready is told to everybody; all else takes the token, where there is one;
-//! what changes something always takes it. Over the socket in the file system no token is asked for: only its owner can open
-//! it.
+//! Who may do what (`gate.rs`): whether mailmux lives and is ready is told to everybody, and the status page is theirs, which
+//! holds nothing; all else takes the token, where there is one; what changes something always takes it. Over the socket in the
+//! file system no token is asked for: only its owner can open it.
 
 mod answers;
 mod api;
 mod audit;
 mod gate;
+mod page;
 
 use std::fmt;
 use std::fs::File;
@@ -213,12 +214,14 @@ fn router(state: State) -> Router {
     let api = state.api.clone();
     let gate = Gate::new(state.token.clone(), state.names.clone());
     let door = Arc::new(Door { gate, metrics: Arc::clone(&state.metrics) });
+    let phase = Extension(state.phase.clone());
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get("ok"))
         .route("/readyz", get(ready))
+        .merge(page::paths())
         .with_state(Arc::new(state))
-        .nest("/api/v1", api)
+        .nest("/api/v1", api.layer(phase))
         .fallback(StatusCode::NOT_FOUND)
         .layer(middleware::from_fn_with_state(door, attend))
 }

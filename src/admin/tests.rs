@@ -107,7 +107,7 @@ async fn the_three_paths_answer_and_no_other() {
     let health = port.get("/healthz", "").await;
     assert_eq!((status(&health), body(&health)), ("200", "ok"));
 
-    for path in ["/", "/metrics/", "/metrics/../metrics", "/api", "/%2e", "//metrics"] {
+    for path in ["/index.html", "/metrics/", "/metrics/../metrics", "/api", "/%2e", "//metrics"] {
         assert_eq!(status(&port.get(path, "").await), "404", "{path}");
     }
     assert_eq!(
@@ -134,8 +134,8 @@ async fn a_token_is_demanded_on_every_path_that_tells_anything() {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(status(&port.get(path, "Authorization: Bearer wrong\r\n").await), "200", "balancers have no token");
     }
-    assert_eq!(status(&port.get("/", "").await), "404", "the status page holds nothing");
-    for path in ["/metrics", "/unknown", "/api/v1/something", "/api/v1/unknown", "/api/v1/", "/api"] {
+    assert_eq!(status(&port.get("/", "").await), "200", "the status page holds nothing");
+    for path in ["/metrics", "/index.html", "/api/v1/something", "/api/v1/unknown", "/api/v1/", "/api"] {
         for header in [
             "",
             "Authorization: s3cret\r\n",
@@ -241,7 +241,7 @@ async fn pages_of_other_sites_may_not_ask() {
         }
     }
     let link = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n";
-    assert_eq!(status(&port.get("/", link).await), "404", "a link to the status page may be followed");
+    assert_eq!(status(&port.get("/", link).await), "200", "a link to the status page may be followed");
     assert_eq!(status(&port.get("/api/v1/something?of=1", link).await), "403");
 }
 
@@ -260,7 +260,7 @@ async fn whatever_is_wrong_is_told_in_the_same_shape() {
         ("DELETE", "/api/v1/something", "405", "DELETE is not for this path"),
         ("GET", "/api/v1/something", "400", "missing field `of`"),
         ("GET", "/api/v1/something?of=%22x", "400", "invalid"),
-        ("GET", "/api/v1/something?of=999", "400", "999"),
+        ("GET", "/api/v1/something?of=999", "400", "too large"),
     ] {
         let answer = ask(method, path).await;
         assert_eq!(status(&answer), code, "{method} {path}");
@@ -276,6 +276,59 @@ async fn whatever_is_wrong_is_told_in_the_same_shape() {
         for header in ["cache-control: no-store", "x-content-type-options: nosniff"] {
             assert!(answer.contains(&format!("\r\n{header}\r\n")), "{answer}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_page_is_everybodys_and_may_do_nothing_but_ask_here() {
+    let port = Port::open(Some("s3cret")).await;
+    for (path, kind, within) in [
+        ("/", "text/html; charset=utf-8", "<script type=\"module\" src=\"status.js\">"),
+        ("/status.css", "text/css; charset=utf-8", "prefers-reduced-motion"),
+        ("/status.js", "text/javascript; charset=utf-8", "textContent"),
+        ("/status.svg", "image/svg+xml", "<svg"),
+    ] {
+        let answer = port.get(path, "").await;
+        assert_eq!(status(&answer), "200", "{path}");
+        assert!(body(&answer).contains(within), "{path}");
+        let header = |name: &str| {
+            let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.unwrap_or_else(|| panic!("{path} has no {name}")).to_owned()
+        };
+        assert_eq!(header("content-type"), kind);
+        let policy = header("content-security-policy");
+        for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'none'"] {
+            assert!(policy.split("; ").any(|said| said == rule), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+        assert_eq!(
+            (header("x-content-type-options"), header("referrer-policy")),
+            ("nosniff".into(), "no-referrer".into())
+        );
+        let tag = header("etag");
+        let again = port.get(path, &format!("If-None-Match: \"other\", {tag}\r\n")).await;
+        assert_eq!((status(&again), body(&again)), ("304", ""), "{path}");
+        assert_eq!(status(&port.get(path, "If-None-Match: \"other\"\r\n").await), "200");
+    }
+    assert_eq!(status(&port.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await), "405");
+}
+
+/// What is written into the document itself would not be obeyed, and what is fetched from elsewhere would not come.
+#[test]
+fn the_page_brings_nothing_from_outside_and_nothing_inline() {
+    let page = include_str!("page/status.html");
+    for bad in ["<style", " style=", " onclick=", " onload=", "javascript:"] {
+        assert!(!page.contains(bad), "{bad}");
+    }
+    assert_eq!(page.matches("<script").count(), 1, "the one that is a file");
+    let script = include_str!("page/status.js");
+    for bad in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "setAttribute(\"style\""] {
+        assert!(!script.contains(bad), "{bad}");
+    }
+    for text in [page, script, include_str!("page/status.css"), include_str!("page/status.svg")] {
+        let addresses: Vec<_> =
+            text.match_indices("://").map(|(at, _)| &text[at - 4..(at + 30).min(text.len())]).collect();
+        assert!(addresses.iter().all(|address| address.contains("www.w3.org/")), "{addresses:?}");
     }
 }
 
@@ -430,7 +483,7 @@ impl Log {
 async fn whatever_changes_something_leaves_one_line_and_nothing_else_does() {
     let (log, _guard) = Log::begin();
     let port = Port::open(Some("s3cret")).await;
-    let post = |path: &str, token: &str| {
+    let change = |path: &str, token: &str| {
         let token = format!("Authorization: Bearer {token}\r\n");
         format!("POST /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 0\r\n\r\n").into_bytes()
     };
@@ -443,7 +496,7 @@ async fn whatever_changes_something_leaves_one_line_and_nothing_else_does() {
         ("something?of=1", "s3cret", ["INFO", "/api/v1/something?of=1", "405"]),
         ("anything", "gue55", ["WARN", "/api/v1/anything", "401"]),
     ] {
-        port.raw(&post(path, token)).await;
+        port.raw(&change(path, token)).await;
         let lines = log.lines();
         let [level, path, status] = expected;
         let [line] = lines.as_slice() else { panic!("{lines:?}") };
@@ -453,7 +506,7 @@ async fn whatever_changes_something_leaves_one_line_and_nothing_else_does() {
     }
     // Whoever goes away before the answer.
     let mut stream = TcpStream::connect(port.address).await.expect("accepted");
-    stream.write_all(&post("for-ever", "s3cret")).await.expect("taken");
+    stream.write_all(&change("for-ever", "s3cret")).await.expect("taken");
     drop(stream);
     let line = timeout(Duration::from_secs(20), async {
         loop {

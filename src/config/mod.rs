@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use file::Masked;
 pub use files::{NamedFile, Role};
 pub use finding::{Finding, Findings, Site};
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// `[log]`
     pub log: Log,
+    /// The text that it was read from, with nothing secret in it.
+    pub shown: Masked,
 }
 
 impl Config {
@@ -77,7 +80,7 @@ impl Config {
         };
         let config = check::check(&file, folder, findings);
         config
-            .map(|config| Self { file: Some(path.into()), ..config })
+            .map(|config| Self { file: Some(path.into()), shown: Masked::of(text), ..config })
             .map_err(|findings| Findings::new(path.into(), text.into(), findings))
     }
 
@@ -126,6 +129,22 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(problem) => Err(problem.replace('\n', ", ")),
     }
+}
+
+/// Reads networks as the file writes them: `"10.0.0.0/8"`, or one address.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    file::text::<IpNet>(text).map_err(|problem| problem.replace('\n', ", "))
+}
+
+/// Reads a level of the log: `"debug"`.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn log_level(text: &str) -> Result<LogLevel, String> {
+    file::text::<LogLevel>(text).map_err(|problem| problem.replace('\n', ", "))
 }
 
 /// A value together with the place in the file where it was written, for checks that only a later room can make
@@ -740,4 +759,11 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl LogLevel {
+    /// As the file writes it.
+    pub fn as_str(self) -> &'static str {
+        file::word(self)
+    }
 }

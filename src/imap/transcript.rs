@@ -78,10 +78,9 @@ impl Before {
         let spoken = match frame {
             Frame::Command(bytes) | Frame::Oversize(bytes) if !begun => self.command(bytes),
             Frame::Waits if !begun => self.command(held),
-            Frame::Command(_) | Frame::Oversize(_) | Frame::Waits => masked(Voice::Client, &[]),
             // Giving up is no secret.
             Frame::Answer(text) if text.as_slice() == b"*" => Spoken::new(Voice::Client, b"*"),
-            Frame::Answer(_) => masked(Voice::Client, &[]),
+            Frame::Command(_) | Frame::Oversize(_) | Frame::Waits | Frame::Answer(_) => masked(Voice::Client, &[]),
             Frame::TooLong => Spoken::new(Voice::Note, b"the client's line or literal is too long"),
             Frame::Foreign => Spoken::new(Voice::Note, b"the client speaks another protocol"),
         };

@@ -222,7 +222,7 @@ async fn what_strangers_make_up_takes_bounded_memory() {
     for n in 0..=MOST_PASTS {
         let key = (n as u128).to_be_bytes().last_chunk().copied().unwrap_or_default();
         let failures = limits.user_failures.as_ref().expect("configured");
-        failures.count(([0; 16], Some(std::net::Ipv4Addr::from_bits(u32::from_be_bytes(key)).into())), 1);
+        failures.count(([0; 16], Some(std::net::Ipv4Addr::from_bits(u32::from_be_bytes(key)).into())), 1, None);
     }
     let failures = limits.user_failures.as_ref().expect("configured");
     assert_eq!(failures.pasts.len(), MOST_PASTS);
@@ -266,4 +266,87 @@ fn threads_do_not_wait_for_one_another_for_ever() {
         }
     });
     assert!(limits.sessions.is_empty());
+}
+
+/// Who is held back, as lines: limit, who, failures, for how long yet.
+fn shown(limits: &Limits) -> Vec<String> {
+    let mut shown = Vec::new();
+    limits.each_held(|held| {
+        let who = match held.who {
+            Who::Network(network) => network.to_string(),
+            Who::User { name, at, .. } => format!("{} at {at:?}", String::from_utf8_lossy(name.expect("a name"))),
+        };
+        let left = held.until.map(|until| (until - Instant::now()).as_secs());
+        shown.push(format!("{} {who} {:?} {left:?}", held.limit.as_str(), held.failures));
+    });
+    shown.sort();
+    shown
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_held_back_is_known_by_name_and_can_be_pardoned() {
+    let all = config::Limits { failures_per_network: Some(rate(3)), failures_per_user: Some(rate(2)), ..limits() };
+    let limits = Limits::new(&config::Limits { logins_per_user: Some(rate(1)), ..all }).expect("a key");
+    let (home, elsewhere) = (ip("2001:db8::1"), ip("192.0.2.1"));
+    limits.succeeded(&login("ann", "right"), home);
+    limits.failed(&login("Ann", "1"), elsewhere);
+    assert_eq!(shown(&limits), [""; 0], "one failure holds nobody back");
+    limits.failed(&login("ANN", "2"), elsewhere);
+    limits.failed(&login("bob", "1"), elsewhere);
+    limits.failed(&login("ann", "1"), home);
+    limits.failed(&login("ann", "2"), home);
+    let (network, strangers, own) = (
+        "failures_per_network 192.0.2.1 Some(3) Some(6)",
+        "failures_per_user ann at None Some(2) Some(6)",
+        "failures_per_user ann at Some(2001:db8::) Some(2) Some(6)",
+    );
+    assert_eq!(shown(&limits), [network, strangers, own]);
+    assert_eq!(limits.check(&login("bob", "x"), ip("192.0.2.2")), Ok(()));
+    assert_eq!(limits.check(&login("bob", "x"), ip("192.0.2.2")), Err(Limit::LoginsPerUser));
+    let attempts = "logins_per_user bob at None None Some(6)";
+    assert_eq!(shown(&limits), [network, strangers, own, attempts]);
+
+    assert_eq!(limits.pardon_user(&UserName::new(&b"aNN"[..]).expect("a name")), 2, "at home and elsewhere");
+    assert_eq!(shown(&limits), [network, attempts]);
+    assert_eq!(limits.pardon_user(&UserName::new(&b"bob"[..]).expect("a name")), 1);
+    assert_eq!(limits.pardon_networks(&"192.0.2.2".parse::<IpAddr>().expect("an address").into()), 0);
+    assert_eq!(limits.check(&login("ann", "right"), elsewhere), Err(Limit::FailuresPerNetwork));
+    assert_eq!(limits.pardon_networks(&"192.0.2.1/32".parse().expect("a network")), 1);
+    assert_eq!(shown(&limits), [""; 0]);
+    assert_eq!(limits.check(&login("ann", "right"), elsewhere), Ok(()));
+    assert_eq!(limits.check(&login("bob", "right"), ip("192.0.2.2")), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_networks_are_pardoned_at_once_and_whoever_is_exempt_is_not_shown() {
+    let limits = Limits::new(&config::Limits { failures_per_network: Some(rate(1)), ..limits() }).expect("a key");
+    for client in ["192.0.2.1", "192.0.2.200", "198.51.100.1", "2001:db8:1:2::77", "2001:db8:1:3::77"] {
+        limits.failed(&login("ann", client), ip(client));
+    }
+    assert_eq!(limits.pardon_networks(&"2001:db8:1:2::/64".parse().expect("a network")), 1);
+    assert_eq!(limits.pardon_networks(&"2001:db8:1:3::4711/128".parse().expect("a network")), 1, "all of its /64");
+    assert_eq!(limits.pardon_networks(&"192.0.2.0/24".parse().expect("a network")), 2);
+    assert_eq!(shown(&limits), ["failures_per_network 198.51.100.1 Some(1) Some(6)"]);
+    let milder =
+        config::Limits { exempt: vec!["198.51.100.0/24".parse().expect("a network")], ..limits.config.clone() };
+    assert_eq!(shown(&limits.renewed(&milder)), [""; 0]);
+    assert_eq!(limits.pardon_networks(&"::/0".parse().expect("a network")), 0);
+    assert_eq!(limits.pardon_networks(&"0.0.0.0/0".parse().expect("a network")), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_with_all_its_sessions_is_held_back_once_it_has_wanted_more() {
+    let limits = Limits::new(&limits()).expect("a key");
+    let ann = login("Ann", "x");
+    let (first, _second) = (limits.session(&ann).expect("room"), limits.session(&ann).expect("room"));
+    assert_eq!(shown(&limits), [""; 0]);
+    assert!(limits.session(&ann).is_err());
+    assert_eq!(shown(&limits), ["sessions_per_user ann at None None None"]);
+    drop(first);
+    assert_eq!(shown(&limits), [""; 0], "there is room again");
+    let _third = limits.session(&ann).expect("room");
+    tokio::time::advance(FULL_FOR + Duration::from_secs(1)).await;
+    assert_eq!(shown(&limits), [""; 0], "long ago");
+    limits.sweep();
+    assert_eq!(limits.full.len(), 0);
 }

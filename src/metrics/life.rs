@@ -1,5 +1,6 @@
 //! The metrics of the process's own life: what it was configured with, what comes before its end, what it loses.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
@@ -14,6 +15,7 @@ pub struct Life {
     reloads: IntCounterVec,
     certificate_reloads: IntCounterVec,
     last_reload: Gauge,
+    last_failure: Mutex<Option<SystemTime>>,
     draining: IntGauge,
     drain_remaining: IntGauge,
     predecessors: IntGauge,
@@ -46,6 +48,7 @@ impl Life {
                 registry,
                 Gauge::new("mailmux_config_last_reload_success_timestamp_seconds", when_read)?,
             )?,
+            last_failure: Mutex::default(),
             draining: gauge(
                 "mailmux_draining",
                 "1 while the process accepts no new connections and waits for its end.",
@@ -66,6 +69,14 @@ impl Life {
     /// A configuration was read and is in use, or was refused.
     pub fn reloaded(&self, ok: bool) {
         self.reloads.with_label_values(&[outcome(ok)]).inc();
+        if !ok {
+            *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
+        }
+    }
+
+    /// When a configuration was refused last.
+    pub fn last_failed_reload(&self) -> Option<SystemTime> {
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Certificates were read because their files had changed.
@@ -77,6 +88,11 @@ impl Life {
     pub fn configured(&self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.last_reload.set(now.as_secs_f64());
+    }
+
+    /// When the configuration that is in use was read, in seconds since 1970.
+    pub fn configured_at(&self) -> f64 {
+        self.last_reload.get()
     }
 
     /// The process drains, and so many sessions are left.

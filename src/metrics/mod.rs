@@ -3,12 +3,13 @@
 //!
 //! Labels come from the configuration or from closed lists, never from what a peer sends, and every series exists from
 //! the start, so that a rate over it is right from its first event on. Those of backends and their links are in
-//! `backend.rs`, those of the process in `life.rs`.
+//! `backend.rs`, those of the process in `life.rs`; `readings.rs` reads them for people.
 
 mod admin;
 mod backend;
 mod life;
 mod quantile;
+mod readings;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,6 +30,7 @@ use backend::Backends;
 pub use backend::{BackendError, BackendMetrics, BackendReading, Checkout, Counted, Eviction};
 pub use life::Life;
 pub use quantile::quantile;
+pub use readings::{Counts, ListenerReadings, Readings};
 
 /// Connecting and logging in: 1 ms to 30 s.
 const LATENCY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -355,5 +357,17 @@ impl LookupMetrics {
     /// A question was answered: `found`, `unknown`, `refused` or `failed`.
     pub fn answered(&self, outcome: &'static str, took: Duration) {
         self.seconds.with_label_values(&[&self.name, outcome]).observe(took.as_secs_f64());
+    }
+
+    /// Answers so far, by outcome.
+    pub fn answers(&self) -> Vec<(&'static str, u64)> {
+        let count = |outcome: &str| self.seconds.with_label_values(&[&self.name, outcome]).get_sample_count();
+        LOOKUP_OUTCOMES.iter().map(|outcome| (*outcome, count(outcome))).collect()
+    }
+
+    /// How answers that can be kept came about so far.
+    pub fn ways(&self) -> Vec<(&'static str, u64)> {
+        let count = |way: &str| self.cache.with_label_values(&[&self.name, way]).get();
+        LOOKUP_WAYS.iter().map(|way| (*way, count(way))).collect()
     }
 }

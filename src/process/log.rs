@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tracing::dispatcher::{Dispatch, SetGlobalDefaultError, set_global_default};
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -26,11 +28,20 @@ const LAST_PAUSE: Duration = Duration::from_millis(10);
 /// What can be done to the log while it runs.
 #[derive(Debug, Clone)]
 pub struct LogHandle {
-    level: reload::Handle<LevelFilter, Registry>,
+    filter: reload::Handle<LevelFilter, Registry>,
+    chosen: watch::Sender<Chosen>,
     /// Lines that found no room in the queue ...
     unqueued: ErrorCounter,
     /// ... and those that could not be written.
     unwritten: Arc<AtomicU64>,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy)]
+struct Chosen {
+    level: LogLevel,
+    /// For so long; `None`: until another one is chosen.
+    until: Option<Instant>,
 }
 
 /// Its end: what waits is written when this is dropped, as far as that does not take long.
@@ -57,22 +68,66 @@ fn build(log: &Log, colours: bool, to: impl Write + Send + 'static) -> (Dispatch
     let sink = Sink { to, unwritten: Arc::clone(&unwritten), is_torn: false };
     let (queue, thread) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log").finish(sink);
-    let (filter, level) = reload::Layer::new(filter_of(log.level));
+    let (layer, filter) = reload::Layer::new(filter_of(log.level));
     // A line that cannot be written is lost. Complaining of it to standard error, as is the default, panics when that is
     // what cannot be written to, and takes the session with it.
     let lines = fmt::layer().with_writer(queue.clone()).log_internal_errors(false);
     let dispatch = match log.format {
-        LogFormat::Text => registry().with(filter).with(lines.with_ansi(colours).with_target(false)).into(),
-        LogFormat::Json => registry().with(filter).with(lines.json().flatten_event(true)).into(),
+        LogFormat::Text => registry().with(layer).with(lines.with_ansi(colours).with_target(false)).into(),
+        LogFormat::Json => registry().with(layer).with(lines.json().flatten_event(true)).into(),
     };
-    let handle = LogHandle { level, unqueued: queue.error_counter(), unwritten };
+    let chosen = watch::Sender::new(Chosen { level: log.level, until: None });
+    let handle = LogHandle { filter, chosen, unqueued: queue.error_counter(), unwritten };
     (dispatch, handle, LogEnd { queue, thread: Some(thread) })
 }
 
 impl LogHandle {
-    /// From now on so much is logged.
-    pub fn set_level(&self, level: LogLevel) {
-        if let Err(error) = self.level.reload(filter_of(level)) {
+    /// From now on so much is logged: until then, if a moment is given, and then as [`LogHandle::end_of_time`] says.
+    pub fn set_level(&self, level: LogLevel, until: Option<Instant>) {
+        self.chosen.send_modify(|chosen| {
+            *chosen = Chosen { level, until };
+            self.apply(level);
+        });
+    }
+
+    /// How much is logged.
+    pub fn level(&self) -> LogLevel {
+        self.chosen.borrow().level
+    }
+
+    /// Waits until the time is over for which a level was chosen, whenever one is.
+    pub async fn time_is_over(&self) {
+        let mut chosen = self.chosen.subscribe();
+        loop {
+            let until = chosen.borrow_and_update().until;
+            let over = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = over => return,
+                // It cannot fail: this here could be told.
+                _ = chosen.changed() => {}
+            }
+        }
+    }
+
+    /// If the time is over for which a level was chosen, this one counts from now on; false: it is not.
+    pub fn end_of_time(&self, level: LogLevel) -> bool {
+        self.chosen.send_if_modified(|chosen| {
+            let is_over = chosen.until.is_some_and(|until| until <= Instant::now());
+            if is_over {
+                *chosen = Chosen { level, until: None };
+                self.apply(level);
+            }
+            is_over
+        })
+    }
+
+    fn apply(&self, level: LogLevel) {
+        if let Err(error) = self.filter.reload(filter_of(level)) {
             tracing::error!(%error, "the log's level cannot be changed");
         }
     }
@@ -161,7 +216,6 @@ impl<W: Write> Write for Sink<W> {
 #[cfg(test)]
 mod tests {
     use std::sync::{Mutex, MutexGuard};
-    use std::time::Instant;
 
     use tracing::dispatcher::with_default;
     use tracing::{debug, info};
@@ -214,11 +268,11 @@ mod tests {
         let (dispatch, handle, end) = build(&TEXT, false, paper.clone());
         with_default(&dispatch, || {
             debug!("one");
-            handle.set_level(LogLevel::Debug);
+            handle.set_level(LogLevel::Debug, None);
             debug!("two");
-            handle.set_level(LogLevel::Error);
+            handle.set_level(LogLevel::Error, None);
             info!("three");
-            handle.set_level(LogLevel::Info);
+            handle.set_level(LogLevel::Info, None);
             info!("four");
         });
         drop(end);
@@ -226,6 +280,32 @@ mod tests {
         let shown = ["one", "two", "three", "four"].map(|word| text.contains(word));
         assert_eq!(shown, [false, true, false, true], "{text}");
         assert_eq!((text.lines().count(), handle.lines_dropped()), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_level_that_was_chosen_for_a_time_ends_with_it_unless_another_is_chosen() {
+        let (_dispatch, handle, _end) = build(&TEXT, false, Paper::default());
+        let minute = Duration::from_mins(1);
+        let over = async |handle: &LogHandle| tokio::time::timeout(minute * 60, handle.time_is_over()).await.is_ok();
+        assert!(!over(&handle).await, "nobody has chosen one for a time");
+        let begun = Instant::now();
+        handle.set_level(LogLevel::Debug, Some(begun + minute));
+        assert_eq!((handle.level(), handle.end_of_time(LogLevel::Warn)), (LogLevel::Debug, false));
+        assert!(over(&handle).await && begun.elapsed() == minute, "{:?}", begun.elapsed());
+        assert_eq!((handle.end_of_time(LogLevel::Warn), handle.level()), (true, LogLevel::Warn));
+        assert!(!handle.end_of_time(LogLevel::Info), "once");
+
+        // Chosen while somebody waits already; and then another one, for good.
+        let begun = Instant::now();
+        let choose = async {
+            tokio::time::sleep(minute).await;
+            handle.set_level(LogLevel::Trace, Some(Instant::now() + minute));
+        };
+        let (was_over, ()) = tokio::join!(over(&handle), choose);
+        assert!(was_over && begun.elapsed() == minute * 2, "{:?}", begun.elapsed());
+        handle.set_level(LogLevel::Error, None);
+        assert_eq!((handle.end_of_time(LogLevel::Warn), handle.level()), (false, LogLevel::Error));
+        assert!(!over(&handle).await);
     }
 
     #[test]

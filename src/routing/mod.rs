@@ -7,6 +7,7 @@
 //! [`Route::user`] stands for the same user at the backend; whose password it is, the link takes from the login.
 
 mod hosts;
+mod kept;
 mod lookup;
 mod password;
 mod rule;
@@ -30,7 +31,7 @@ use crate::origin::Origin;
 use crate::secret_file;
 use crate::tls::Facts;
 
-pub use self::lookup::{Answer, Host, Map, MapError, Place, Places};
+pub use self::lookup::{Answer, Host, LookupState, Map, MapError, Place, Places};
 
 /// Who asks for a route, and from where.
 #[derive(Debug)]
@@ -322,7 +323,7 @@ impl Router {
     /// said of it is forgotten.
     pub fn moved(&self, user: &UserName, to: Option<&Arc<Backend>>) {
         let user = user.normalised();
-        self.lookups.iter().for_each(|lookup| lookup.forget(&user));
+        self.forget(None, Some(&user));
         match to {
             Some(backend) => self.moved.insert(user, backend.config.name.clone()),
             None => self.moved.remove(&user).map(|(_, backend)| backend),

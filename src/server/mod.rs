@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::admission::Admission;
 use crate::config::{self, Config, Finding};
+use crate::history::History;
 use crate::limits::Limits;
 use crate::link::{Dialling, Names};
 use crate::listener::Inherited;
@@ -73,6 +74,7 @@ pub struct State {
     pub(crate) dialling: Arc<Dialling>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) traces: Arc<Traces>,
+    pub(crate) history: Arc<History>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) memory: Arc<MemoryWatch>,
     pub(crate) log: Option<LogHandle>,
@@ -137,6 +139,7 @@ impl Plan {
             dialling: Arc::new(Dialling::new(names(&self.config), Vec::new())),
             sessions: Arc::default(),
             traces: Arc::default(),
+            history: Arc::default(),
             pool: Arc::new(pool),
             memory: Arc::new(MemoryWatch::new(self.config.limits.memory)),
             log,
@@ -167,7 +170,7 @@ impl State {
         }
         self.pool.adopt(self.config.pool.clone(), self.config.timeouts.backend_connect, self.router.backends());
         if let Some(log) = &self.log {
-            log.set_level(self.config.log.level);
+            log.set_level(self.config.log.level, None);
         }
         self.tell_metrics();
         self.metrics.life().configured();

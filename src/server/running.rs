@@ -11,13 +11,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{interval, sleep, timeout};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::admin_doors::{AdminDoors, AdminPlace};
 use super::doors::Doors;
 use super::plan::{self, Plan};
 use super::{Order, Server, State, a_fault, collect, general, names, spawn};
 use crate::config::{Config, Finding};
+use crate::history::BackendSample;
 use crate::probe::Prober;
 use crate::process::{MEMORY_LOOKS, Phase, Role};
 use crate::routing::Router;
@@ -69,6 +70,8 @@ impl Running {
         let sweeper = spawn(sweep(running.current.subscribe()));
         let watch = spawn(watch_certificates(running.current.subscribe(), running.steering.clone()));
         let memory = spawn(watch_memory(running.current.subscribe()));
+        let level = spawn(watch_log_level(running.current.subscribe()));
+        let history = spawn(keep_history(running.current.subscribe()));
         let pool = spawn(Arc::clone(&state.pool).run(returns, Arc::clone(&state.dialling)));
         drop(state);
         let (mut left, mut stopped) = (phase.clone(), phase);
@@ -90,7 +93,7 @@ impl Running {
                 warn!("some sessions did not end when told to; leaving them behind");
             }
         }
-        [sweeper, watch, memory, pool].iter().for_each(JoinHandle::abort);
+        [sweeper, watch, memory, level, history, pool].iter().for_each(JoinHandle::abort);
         running.admin.leave();
         for (_, probe) in running.probes {
             probe.abort();
@@ -270,6 +273,32 @@ async fn watch_memory(current: watch::Receiver<Arc<State>>) {
         let state = Arc::clone(&current.borrow());
         state.memory.look(state.admission.sessions());
     }
+}
+
+/// Puts the configured level of the log back when the time is over for which another was chosen.
+async fn watch_log_level(current: watch::Receiver<Arc<State>>) {
+    let Some(log) = current.borrow().log.clone() else { return };
+    loop {
+        log.time_is_over().await;
+        let level = current.borrow().config.log.level;
+        if log.end_of_time(level) {
+            info!(level = level.as_str(), "the log's level is the configured one again");
+        }
+    }
+}
+
+async fn keep_history(current: watch::Receiver<Arc<State>>) {
+    let history = Arc::clone(&current.borrow().history);
+    let sample = || {
+        let state = Arc::clone(&current.borrow());
+        let backends = state.router.backends().iter().map(|backend| BackendSample {
+            name: backend.config.name.clone(),
+            sessions: backend.sessions(),
+            is_up: backend.is_up(),
+        });
+        (state.metrics.readings(), backends.collect())
+    };
+    history.keep(sample).await;
 }
 
 async fn sweep(current: watch::Receiver<Arc<State>>) {

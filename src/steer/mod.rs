@@ -4,6 +4,11 @@
 
 mod backends;
 mod routes;
+mod certificates;
+mod config;
+mod limits;
+mod lookups;
+mod status;
 mod traces;
 mod users;
 
@@ -21,11 +26,19 @@ use crate::backend::Backend;
 use crate::config::{Config, Finding, Findings};
 use crate::metrics::Metrics;
 use crate::process::Role;
+use crate::routing::Router;
 use crate::server::{Order, State};
 
 pub use backends::{BackendReport, Drained};
+pub use certificates::ServedCertificate;
+pub use config::ShownConfig;
+pub use limits::{HeldBack, HeldPage, Mark};
+pub use lookups::LookupState;
 pub use routes::{Destination, Explained, Whence};
+pub use status::{ListenerStatus, Status};
 pub use users::{LONGEST_HOLD, Moved};
+
+pub use crate::history::{Quantiles, STEP as HISTORY_STEP, Shown};
 
 /// Told to leave, a session is gone after this, whatever it was doing.
 const LEAVING: Duration = Duration::from_secs(10);
@@ -46,6 +59,12 @@ pub enum SteerError {
     /// The configuration names no such listener.
     #[error("no listener has the name {0:?}")]
     NoSuchListener(String),
+    /// The configuration names no such lookup.
+    #[error("no lookup has the name {0:?}")]
+    NoSuchLookup(String),
+    /// A server inside another program has no log of its own.
+    #[error("this server has no log of its own")]
+    NoLog,
     /// Sessions are still there although they were told to leave.
     #[error("{0} sessions are still there")]
     StillThere(usize),
@@ -61,6 +80,10 @@ impl Steering {
 
     fn state(&self) -> Arc<State> {
         Arc::clone(&self.current.borrow())
+    }
+
+    fn router(&self) -> Arc<Router> {
+        Arc::clone(&self.state().router)
     }
 
     /// Reads the configuration file and all that it names anew, and puts it in place of what is there, all at once; gives what

@@ -30,9 +30,22 @@ pub struct Rates<K: Copy + Eq + Hash> {
     limiter: RateLimiter<Ask<K>, Shared<K>, Ticks, NoOpMiddleware<Nanos>>,
     store: Arc<Store<K>>,
     every: Duration,
+    /// How far ahead of the clock a bucket may be that has one left, in nanoseconds.
+    tolerance: u64,
     clock: Ticks,
     /// When keys were last forgotten because there were too many, in the clock's nanoseconds.
     forgot_at: AtomicU64,
+}
+
+/// A key that has nothing left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Empty<K> {
+    /// The key.
+    pub key: K,
+    /// From then on there is one to take.
+    pub until: Instant,
+    /// So many were taken (and charged) that time has not given back yet.
+    pub taken: u32,
 }
 
 /// What the store is asked; governor itself knows only taking.
@@ -79,7 +92,8 @@ impl<K: Copy + Eq + Hash> Rates<K> {
         });
         let quota = Quota::with_period(every)?.allow_burst(burst);
         let limiter = RateLimiter::new(quota, Shared(Arc::clone(&store)), clock.clone());
-        Some(Self { limiter, store, every, clock, forgot_at: AtomicU64::new(0) })
+        let tolerance = nanos(every).saturating_mul(u64::from(burst.get() - 1));
+        Some(Self { limiter, store, every, tolerance, clock, forgot_at: AtomicU64::new(0) })
     }
 
     /// Takes one, if there is one.
@@ -94,6 +108,35 @@ impl<K: Copy + Eq + Hash> Rates<K> {
         self.limiter.check_key(&Ask::Look(key)).is_ok()
     }
 
+    /// What there is to say of a key that has nothing left; of another, `None`. Takes nothing. Of those that share a bucket
+    /// nothing can be said.
+    pub fn empty(&self, key: K) -> Option<Empty<K>> {
+        let state = state_of(&*self.store.own.get(&key)?);
+        self.emptiness(key, state, nanos(self.clock.since.elapsed()))
+    }
+
+    /// Visits all keys that have nothing left, in no order, but those that share buckets. One part of the table after the
+    /// other is locked meanwhile, against newcomers in it alone: `visit` must not come back here.
+    pub fn each_empty(&self, mut visit: impl FnMut(Empty<K>)) {
+        let now = nanos(self.clock.since.elapsed());
+        for bucket in &self.store.own {
+            if let Some(empty) = self.emptiness(*bucket.key(), state_of(bucket.value()), now) {
+                visit(empty);
+            }
+        }
+    }
+
+    fn emptiness(&self, key: K, state: u64, now: u64) -> Option<Empty<K>> {
+        let until = state.saturating_sub(self.tolerance);
+        let taken = || u32::try_from(state.saturating_sub(now).div_ceil(nanos(self.every).max(1))).unwrap_or(u32::MAX);
+        (until > now).then(|| Empty { key, until: self.clock.since + Duration::from_nanos(until), taken: taken() })
+    }
+
+    /// How long one takes to come back.
+    pub fn every(&self) -> Duration {
+        self.every
+    }
+
     /// Takes one even if there is none: the bucket stays empty for so much longer. Without that, whoever looks with many
     /// connections at once and only then takes would pay for one and get them all.
     pub fn charge(&self, key: K) {
@@ -106,6 +149,18 @@ impl<K: Copy + Eq + Hash> Rates<K> {
     /// Fills the bucket.
     pub fn forgive(&self, key: K) {
         self.store.own.remove(&key);
+    }
+
+    /// Fills the buckets of all such keys; says how many were empty.
+    pub fn forgive_all(&self, is_such: impl Fn(K) -> bool) -> usize {
+        let now = nanos(self.clock.since.elapsed());
+        let mut empty = 0;
+        self.store.own.retain(|key, bucket| {
+            let forgiven = is_such(*key);
+            empty += usize::from(forgiven && self.emptiness(*key, state_of(bucket), now).is_some());
+            !forgiven
+        });
+        empty
     }
 
     /// Forgets the keys whose buckets are full again.
@@ -221,6 +276,15 @@ fn look<T, E>(bucket: &InMemoryState, decide: impl Fn(Option<Nanos>) -> Result<(
     }
 }
 
+/// When the bucket is full again, in the clock's nanoseconds.
+fn state_of(bucket: &InMemoryState) -> u64 {
+    let tell = |state: Option<Nanos>| Err::<(Infallible, Nanos), _>(state.map_or(0, Nanos::as_u64));
+    match bucket.measure_and_replace(&NotKeyed::NonKey, tell) {
+        Ok(never) => match never {},
+        Err(state) => state,
+    }
+}
+
 /// Good for 584 years.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -285,6 +349,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_has_nothing_left_is_known_with_the_moment_at_which_that_ends() {
+        let rates = rates(2, 10);
+        let began = Instant::now();
+        for (key, times) in [(1, 1), (2, 2), (3, 5)] {
+            (0..times).for_each(|_| rates.charge(key));
+        }
+        let shown = |rates: &Rates<u32>| {
+            let mut shown = Vec::new();
+            rates.each_empty(|empty| shown.push((empty.key, (empty.until - began).as_secs(), empty.taken)));
+            shown.sort_unstable();
+            shown
+        };
+        assert_eq!(shown(&rates), [(2, 6, 2), (3, 24, 5)]);
+        assert_eq!(rates.empty(3).map(|empty| empty.taken), Some(5));
+        assert!(rates.empty(1).is_none() && rates.empty(4).is_none());
+        // Just when it says, and looking has taken nothing.
+        tokio::time::advance(Duration::from_millis(5999)).await;
+        assert!(!rates.has_one(2));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(rates.has_one(2) && !rates.has_one(3));
+        assert_eq!(shown(&rates), [(3, 24, 4)]);
+        assert_eq!(rates.forgive_all(|key| key < 9), 1);
+        assert!(shown(&rates).is_empty() && rates.has_one(3) && rates.len() == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn full_buckets_are_forgotten_and_others_are_not() {
         let rates = rates(2, 10);
         assert!(rates.take(1));
@@ -308,5 +398,18 @@ mod tests {
         rates.take(300_000);
         assert!(rates.take(300_001) && !rates.take(300_001));
         assert_eq!(rates.len(), 1);
+    }
+
+    #[test]
+    fn zz_measure() {
+        let rates: Rates<std::net::IpAddr> =
+            Rates::new(Duration::from_secs(3600), NonZeroU32::new(1).expect("positive")).expect("a rate");
+        for key in 0..1_000_000u32 {
+            rates.take(std::net::Ipv4Addr::from_bits(key).into());
+        }
+        let began = std::time::Instant::now();
+        let mut n = 0;
+        rates.each_empty(|_| n += 1);
+        println!("{n} walked in {:?}", began.elapsed());
     }
 }

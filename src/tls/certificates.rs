@@ -1,6 +1,6 @@
 //! The certificates clients meet: all that `[tls]` names, anew at each reload, and the choice among them by SNI
 //! (RFC 6066 3). `certificates/directory.rs` lists a directory's pairs, `pair.rs` reads and checks one, `chain.rs` says
-//! whether a chain is in order. Not here: client certificates and handshakes (`accept.rs`), when to look at the files again
+//! whether a chain is in order, `shown.rs` tells operators of them. Not here: client certificates and handshakes (`accept.rs`), when to look at the files again
 //! (`watch.rs`).
 //!
 //! SNI only chooses among the names of our own certificates. It is never stored, nor made a key of anything: random
@@ -9,6 +9,7 @@
 mod chain;
 mod directory;
 mod pair;
+mod shown;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -28,6 +29,7 @@ use pair::{Fault, Pair};
 
 pub(super) use directory::pairs as directory_pairs;
 pub(super) use pair::read_chain;
+pub use shown::ServedCertificate;
 
 /// The certificate that mailmux makes for itself is made anew at every start; this is for processes that run long.
 const SELF_SIGNED_DAYS: u32 = 90;

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 pub use accept::{Acceptor, Handshake, HandshakeError};
-pub use certificates::{Certificates, SelfSignedError};
+pub use certificates::{Certificates, SelfSignedError, ServedCertificate};
 #[cfg(test)]
 pub(crate) use connect::tests::Pki;
 pub use connect::{Connector, client_config};

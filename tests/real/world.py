@@ -102,11 +102,11 @@ class Dovecot:
 
 class Mailmux:
     """The proxy, from a configuration without its listeners' addresses. `command` is what starts it in place of the binary
-    alone, `admin` more of that section; other words are for Popen."""
+    alone, `admin` more of that section, `at` the admin port of one that was there before; other words are for Popen."""
 
-    def __init__(self, folder, config, command=(MAILMUX,), admin="", **popen):
+    def __init__(self, folder, config, command=(MAILMUX,), admin="", at=None, **popen):
         self.folder = folder
-        self.admin = free_port()
+        self.admin = at or free_port()
         self.admin_section = f'\n[admin]\naddress = "127.0.0.1:{self.admin}"\n{admin}'
         self.config_path = folder / "mailmux.toml"
         self.write(config)

@@ -9,7 +9,7 @@ use mailmux::process::Phase;
 use mailmux::server::Server;
 use mailmux::steer::Steering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -50,10 +50,10 @@ impl Running {
         Self { addresses, admin, phase, steering, task }
     }
 
-    /// With what every test wants.
+    /// With what every test wants, unless it says otherwise.
     pub fn complete(config: &str) -> String {
-        let quick = if config.contains("[timeouts]") { "" } else { QUICK };
         let common = if config.contains("[admin]") { "" } else { COMMON };
+        let quick = if config.contains("[timeouts]") { "" } else { QUICK };
         format!("{config}\n{common}\n{quick}")
     }
 
@@ -107,4 +107,16 @@ pub async fn get(admin: SocketAddr, path: &str, headers: &str) -> (u16, String) 
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     (status, body.to_owned())
+}
+
+/// Asks an admin port over its socket in the file system for what is below `/api/v1`; status and what is said.
+pub async fn ask(socket: &Path, method: &str, path: &str) -> (u16, serde_json::Value) {
+    let mut stream = UnixStream::connect(socket).await.expect("the admin socket");
+    let request = format!("{method} /api/v1{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    soon("the admin socket's answer", stream.read_to_string(&mut answer)).await.expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error} in {body:?}")))
 }

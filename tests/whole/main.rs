@@ -40,6 +40,7 @@
 mod support;
 
 mod backends;
+mod asked;
 mod beginning;
 mod hostile;
 mod limits;
@@ -50,6 +51,7 @@ mod proxy;
 mod relay;
 mod reload;
 mod routing;
+mod status;
 mod steering;
 mod tls;
 mod trace;

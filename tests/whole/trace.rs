@@ -135,7 +135,7 @@ async fn a_login_and_what_follows_is_shown_without_secrets() {
     call.hear(b"d APPEND INBOX (\\Seen) {310}\r\n").await;
     call.say(b"+ go\r\n").await;
     client.hear("+ go\r\n").await;
-    let mail = format!("Subject: se cret\r\n\r\nx LOGIN ann {}\r\n", "s".repeat(275));
+    let mail = format!("Subject: se cret\r\n\r\nx LOGIN ann {}\r\n", "s".repeat(276));
     assert_eq!(mail.len(), 310);
     client.say(format!("{mail}\r\n")).await;
     call.hear(format!("{mail}\r\n").as_bytes()).await;

@@ -1,6 +1,6 @@
 //! Backends: how they are, drain, undrain, weight.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
@@ -11,7 +11,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{failed, misunderstood, parameters, said};
+use super::{failed, misunderstood, moment, parameters, said};
 use crate::config::duration;
 use crate::steer::{BackendReport, Steering};
 
@@ -146,9 +146,4 @@ fn shown(report: &BackendReport) -> Value {
         "login_seconds": report.login_seconds.map(|[p50, p95, p99]| json!({ "p50": p50, "p95": p95, "p99": p99 })),
         "bytes": { "to_client": reading.to_client, "to_backend": reading.to_backend },
     })
-}
-
-/// Seconds since 1970.
-fn moment(at: SystemTime) -> f64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

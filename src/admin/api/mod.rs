@@ -5,9 +5,16 @@ mod backends;
 pub(super) mod openapi;
 mod pool;
 mod routes;
+mod certificates;
+mod config;
+mod limits;
+mod lookups;
 mod server;
+mod status;
 mod traces;
 mod users;
+
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::Query;
@@ -22,10 +29,15 @@ use crate::steer::{SteerError, Steering};
 pub fn api(steering: Steering) -> Router {
     Router::new()
         .merge(server::paths())
+        .merge(status::paths())
         .merge(users::paths())
         .merge(backends::paths())
         .merge(pool::paths())
         .merge(routes::paths())
+        .merge(limits::paths())
+        .merge(lookups::paths())
+        .merge(certificates::paths())
+        .merge(config::paths())
         .merge(traces::paths())
         .merge(openapi::paths())
         .with_state(steering)
@@ -33,8 +45,10 @@ pub fn api(steering: Steering) -> Router {
 
 fn failed(error: &SteerError) -> Response {
     let status = match error {
-        SteerError::NoSuchBackend(_) | SteerError::NoSuchListener(_) => StatusCode::NOT_FOUND,
-        SteerError::StillThere(_) => StatusCode::CONFLICT,
+        SteerError::NoSuchBackend(_) | SteerError::NoSuchListener(_) | SteerError::NoSuchLookup(_) => {
+            StatusCode::NOT_FOUND
+        }
+        SteerError::StillThere(_) | SteerError::NoLog => StatusCode::CONFLICT,
         SteerError::TooManyTraces => StatusCode::TOO_MANY_REQUESTS,
     };
     said(status, &json!({ "error": error.to_string() }))
@@ -45,10 +59,17 @@ fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Box<Respo
     query.map(|Query(parameters)| parameters).map_err(|why| Box::new(misunderstood(&why.body_text())))
 }
 
+/// The request cannot be understood.
 fn misunderstood(why: &str) -> Response {
     said(StatusCode::BAD_REQUEST, &json!({ "error": why }))
 }
 
 pub(super) fn said(status: StatusCode, what: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{what}\n")).into_response()
+}
+
+/// A moment in seconds since 1970, to the millisecond.
+fn moment(at: SystemTime) -> Value {
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    json!((seconds * 1000.0).round() / 1000.0)
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use super::file::{self, ClientCertificates, File, Section, Spanned, Written};
 use super::{
-    Admin, At, CertificateFiles, ClientAuth, Config, Finding, Limits, Listener, ListenerTls, Log, Pool, Pooling, Route,
-    Server, Site, Timeouts, Tls,
+    Admin, At, CertificateFiles, ClientAuth, Config, Finding, Limits, Listener, ListenerTls, Log, Masked, Pool,
+    Pooling, Route, Server, Site, Timeouts, Tls,
 };
 
 pub(super) use one_backend::{one_backend, usual_backend};
@@ -123,6 +123,7 @@ impl Check<'_> {
             pool: pool(&file.pool.keys),
             admin,
             log: log(&file.log.keys),
+            shown: Masked::of(""),
         })
     }
 

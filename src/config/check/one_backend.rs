@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 
 use super::{limits, log, pool, server, timeouts};
 use crate::config::{
-    Admin, At, Backend, BackendTls, ClientAuth, Config, Health, Listener, ListenerTls, LoginAs, Pooling, Roots, Route,
-    Site, Target, Tls, TlsClient, When, file,
+    Admin, At, Backend, BackendTls, ClientAuth, Config, Health, Listener, ListenerTls, LoginAs, Masked, Pooling, Roots,
+    Route, Site, Target, Tls, TlsClient, When, file,
 };
 
 /// See [`Config::for_one_backend`].
@@ -16,7 +16,13 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
     let client = usual_client(host);
     let loopback = host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    let tls = match port {
+        993 => BackendTls::Implicit(client),
+        _ if loopback => BackendTls::None,
+        _ => BackendTls::StartTls(client),
+    };
     Config {
+        shown: Masked::of(&as_a_file(host, port, &tls)),
         file: None,
         server: server(&file::Server::default()),
         listeners: vec![Listener {
@@ -36,17 +42,7 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
             directory: None,
             watch: None,
         },
-        backends: vec![Backend {
-            name: "backend".into(),
-            host: host.into(),
-            port,
-            tls: match port {
-                993 => BackendTls::Implicit(client),
-                _ if loopback => BackendTls::None,
-                _ => BackendTls::StartTls(client),
-            },
-            ..usual_backend()
-        }],
+        backends: vec![Backend { name: "backend".into(), host: host.into(), port, tls, ..usual_backend() }],
         groups: Vec::new(),
         lookups: Vec::new(),
         routes: vec![Route {
@@ -68,6 +64,20 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
         }),
         log: log(&file::Log::default()),
     }
+}
+
+/// The same, as far as a file can say it.
+fn as_a_file(host: &str, port: u16, tls: &BackendTls) -> String {
+    let tls = match tls {
+        BackendTls::None => "none",
+        BackendTls::StartTls(_) => "starttls",
+        BackendTls::Implicit(_) => "implicit",
+    };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    format!(
+        "[[listener]]\nname = \"imaps\"\naddress = \"127.0.0.1:1993\"\n\n[[backend]]\nname = \"backend\"\n\
+         address = \"{host}:{port}\"\ntls = \"{tls}\"\nhealth = \"off\"\n\n[[route]]\nbackend = \"backend\"\n\n[admin]\n"
+    )
 }
 
 /// See [`Backend::usual`].

@@ -1,11 +1,12 @@
 //! The shape of the TOML file: every section and key, and the only place where defaults stand. `value.rs` knows how a
-//! single value is written, `tree.rs` turns the text into these shapes and finds every mistake of form. Not here: rules
-//! about more than one key, which are `check.rs`'s.
+//! single value is written, `tree.rs` turns the text into these shapes and finds every mistake of form, `masked.rs` makes a
+//! text of it that may be shown. Not here: rules about more than one key, which are `check.rs`'s.
 //!
 //! Mandatory keys are options, so that all of those that are missing can be reported. [`Text`] is a value written as a
 //! string; [`Written`] and [`Spanned`] also keep its place, where a later rule may want to point at it.
 
 mod lookups;
+mod masked;
 mod tree;
 mod value;
 mod words;
@@ -25,9 +26,10 @@ use super::{
 };
 
 pub(super) use lookups::{Group, Health, Line, Lookup, MaybeCache};
+pub use masked::Masked;
 pub(super) use tree::{Section, parse};
 pub(super) use value::{Count, HostName, HostPort, Looks, Name, Text, UserText, Written, text};
-pub(super) use words::{ClientCertificates, LookupKind, PublicRoots, WhoseLogin};
+pub(super) use words::{ClientCertificates, LookupKind, PublicRoots, WhoseLogin, word};
 
 /// A whole file. The lists keep the order of the file.
 #[derive(Debug)]

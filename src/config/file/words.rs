@@ -22,6 +22,11 @@ impl<T: Words> FromText for T {
     }
 }
 
+/// How a level of the log is written.
+pub(in crate::config) fn word(level: LogLevel) -> &'static str {
+    LogLevel::WORDS.iter().find(|(_, known)| *known == level).map_or("", |(word, _)| word)
+}
+
 impl Words for ListenerTls {
     const WORDS: &'static [(&'static str, Self)] =
         &[("implicit", Self::Implicit), ("starttls", Self::StartTls), ("none", Self::None)];

@@ -1,7 +1,9 @@
 //! Answers that are kept: fresh ones serve, stale ones serve while the source is down, and who asks what somebody is asking
 //! already waits for that answer. Bounded; time is tokio's, so that tests stop it. Not here: what answers are, who is asked.
 
+use std::cell::Cell;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub(super) struct Cache<K, V> {
     entries: quick_cache::sync::Cache<K, Entry<V>>,
     flights: DashMap<K, Arc<Flight>>,
     failed: Mutex<Option<Instant>>,
+    /// How often something was to be forgotten.
+    forgotten: AtomicU64,
 }
 
 /// How an answer came about.
@@ -51,6 +55,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
             entries: quick_cache::sync::Cache::new(times.entries),
             flights: DashMap::new(),
             failed: Mutex::new(None),
+            forgotten: AtomicU64::new(0),
         }
     }
 
@@ -77,6 +82,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         if let Some(value) = self.fresh(key) {
             return Ok((value, Way::Shared));
         }
+        let forgotten = self.forgotten.load(Ordering::SeqCst);
         let said = match &*last_failure {
             // Else everybody who waits would fail in turn, each after the source's whole time.
             Some((at, why)) if *at >= began => Err(why.clone()),
@@ -84,7 +90,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         };
         match said {
             Ok(value) => {
-                self.keep(key.clone(), &value, negative(&value));
+                self.keep(key, &value, negative(&value), forgotten);
                 Ok((value, Way::Miss))
             }
             Err(why) => {
@@ -97,15 +103,28 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
 
     /// Has the source asked next time. While it is down, what was kept serves on.
     pub(super) fn outdate(&self, key: &K) {
+        let forgotten = self.forgotten.load(Ordering::SeqCst);
         if let Some(entry) = self.entries.get(key) {
             let fresh_for = entry.fresh_for.min(entry.since.elapsed());
-            self.entries.insert(key.clone(), Entry { fresh_for, ..entry });
+            self.put(key, Entry { fresh_for, ..entry }, forgotten);
         }
     }
 
-    /// Forgets what was kept under such keys.
-    pub(super) fn forget_all(&self, is_such: impl Fn(&K) -> bool) {
-        self.entries.retain(|key, _| !is_such(key));
+    /// Forgets what was kept under such keys; says how many answers that were. What is being asked now is not kept, either.
+    pub(super) fn forget_all(&self, is_such: impl Fn(&K) -> bool) -> usize {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        let count = Cell::new(0);
+        self.entries.retain(|key, _| {
+            let is_such = is_such(key);
+            count.set(count.get() + usize::from(is_such));
+            !is_such
+        });
+        count.get()
+    }
+
+    /// How many answers are kept, old ones included.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Since when an answer is kept.
@@ -113,9 +132,21 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         self.entries.get(key).map(|entry| entry.since.elapsed())
     }
 
-    fn keep(&self, key: K, value: &V, negative: bool) {
+    fn keep(&self, key: &K, value: &V, negative: bool, forgotten: u64) {
         let fresh_for = if negative { self.times.negative_ttl } else { self.times.ttl };
-        self.entries.insert(key, Entry { value: value.clone(), since: Instant::now(), fresh_for });
+        self.put(key, Entry { value: value.clone(), since: Instant::now(), fresh_for }, forgotten);
+    }
+
+    /// Keeps what was found out when so much had been forgotten; if more has been since, it may be just that.
+    fn put(&self, key: &K, entry: Entry<V>, forgotten: u64) {
+        let is_current = || self.forgotten.load(Ordering::SeqCst) == forgotten;
+        if is_current() {
+            self.entries.insert(key.clone(), entry);
+            // Whoever forgets counts first and then looks: either it has seen this entry, or this sees its count.
+            if !is_current() {
+                self.entries.remove(key);
+            }
+        }
     }
 
     fn fresh(&self, key: &K) -> Option<V> {
@@ -273,6 +304,28 @@ mod tests {
         assert!(gone.is_err());
         assert_eq!(next, Ok((Some(2), Way::Miss)));
         assert!(cache.flights.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_forgotten_is_asked_for_again_also_when_it_is_being_asked_for() {
+        let cache = cache();
+        assert_eq!(ask(&cache, Ok(Some(1))).await, Ok((Some(1), Way::Miss)));
+        assert_eq!((cache.forget_all(|key| *key == "bob"), cache.len()), (0, 1));
+        assert_eq!(ask(&cache, Ok(Some(2))).await, Ok((Some(1), Way::Hit)));
+        assert_eq!((cache.forget_all(|key| *key == "ann"), cache.len()), (1, 0));
+        // What was asked before is answered behind the next flush, with what was true before it.
+        let slow = cache.answer(&"ann", Option::is_none, async {
+            sleep(Duration::from_secs(2)).await;
+            Ok(Some(3))
+        });
+        let waiting = async {
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(cache.forget_all(|_| true), 0);
+            ask(&cache, Ok(Some(4))).await
+        };
+        let (slow, waiting) = tokio::join!(slow, waiting);
+        assert_eq!((slow, waiting), (Ok((Some(3), Way::Miss)), Ok((Some(4), Way::Miss))));
+        assert_eq!(ask(&cache, Ok(Some(5))).await, Ok((Some(4), Way::Hit)));
     }
 
     #[tokio::test(start_paused = true)]

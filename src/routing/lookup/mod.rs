@@ -5,6 +5,7 @@ mod cache;
 mod fields;
 mod file;
 mod http;
+mod kept;
 mod ldap;
 mod policy;
 mod sql;
@@ -33,6 +34,7 @@ use crate::tls::Verified;
 
 pub use self::fields::{Answer, Host, Place, Places};
 pub use self::file::{Map, MapError};
+pub use self::kept::LookupState;
 
 /// A kept answer younger than this is not asked for again because a password does not fit it.
 const TOO_YOUNG: Duration = Duration::from_secs(1);
@@ -160,14 +162,6 @@ impl Lookup {
         };
         self.metrics.answered(outcome, began.elapsed());
         verdict
-    }
-
-    /// Forgets what was kept of a user.
-    pub(super) fn forget(&self, user: &[u8]) {
-        let of_user = |key: &Key| key.strip_prefix(user).is_some_and(|rest| matches!(rest.first(), None | Some(0)));
-        if let Some(cache) = &self.cache {
-            cache.forget_all(of_user);
-        }
     }
 
     async fn judge(&self, asker: &Asker<'_>) -> Result<Verdict, String> {

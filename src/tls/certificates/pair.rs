@@ -27,7 +27,7 @@ const WORTH_A_THREAD: usize = 32;
 pub(super) struct Pair {
     source: Option<Source>,
     pub(super) certified: Arc<CertifiedKey>,
-    not_before: i64,
+    pub(super) not_before: i64,
     pub(super) not_after: i64,
     /// The host names it is for: lower case, wildcards as they stand.
     pub(super) names: Vec<Box<str>>,

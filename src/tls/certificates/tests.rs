@@ -15,7 +15,7 @@ fn at(path: PathBuf, key: &str) -> At<PathBuf> {
 }
 
 /// `[tls]` with these pairs (chain and key in the folder) and perhaps a directory.
-fn tls(folder: &TempDir, pairs: &[(&str, &str)], directory: Option<&str>) -> config::Tls {
+pub(super) fn tls(folder: &TempDir, pairs: &[(&str, &str)], directory: Option<&str>) -> config::Tls {
     let certificates = pairs.iter().enumerate().map(|(n, (chain, key))| CertificateFiles {
         chain: at(folder.path().join(chain), &format!("tls.certificate[{n}].chain")),
         key: at(folder.path().join(key), &format!("tls.certificate[{n}].key")),
@@ -30,11 +30,11 @@ fn tls(folder: &TempDir, pairs: &[(&str, &str)], directory: Option<&str>) -> con
     }
 }
 
-fn put(folder: &TempDir, name: &str, issued: &Issued) {
+pub(super) fn put(folder: &TempDir, name: &str, issued: &Issued) {
     issued.write(&folder.path().join(format!("{name}.pem")), &folder.path().join(format!("{name}.key")));
 }
 
-fn folder() -> TempDir {
+pub(super) fn folder() -> TempDir {
     tempfile::tempdir().expect("a scratch folder")
 }
 
