@@ -36,13 +36,27 @@ and gets the listening sockets; no connection is refused meanwhile.
 When it serves, the old process drains as after \fBSIGTERM\fR.
 When it does not start, the old process serves on and the log says why.
 Under systemd: \fBsystemctl kill \-s USR2 \-\-kill\-whom=main mailmux\fR
+.SH ASKING A MAILMUX THAT RUNS
+\fBserve\fR, \fBcheck\fR and \fBcompletions\fR do their work themselves, and so does \fBroute\fR unless told otherwise;
+all other commands ask the mailmux that runs.
+Where it is asked, the configuration says: over \fIadmin.socket\fR where there is one,
+else at \fIadmin.address\fR with the token of \fIadmin.token_file\fR.
+With \fB\-\-admin\fR and \fB\-\-token\-file\fR no configuration is read, so that a mailmux elsewhere can be asked.
+The admin port speaks no TLS.
+.PP
+Lists are read page by page, up to \fB\-\-limit\fR items.
+With \fB\-\-json\fR the answer is printed as it came; of a list, the items of all pages in one object.
+What comes from clients is printed with control characters escaped.
+Colours are left out where standard output is no terminal, and where \fBNO_COLOR\fR is set.
 .SH FILES
 .TP
 \fI/etc/mailmux/mailmux.toml\fR
 The configuration, where \fB\-\-config\fR names no other.
 .SH EXIT STATUS
 0 if all went well.
-1 if something is wrong, which was said on standard error.
+1 if something is wrong, which was said on standard error: also if a running
+mailmux refuses, or if what was named is not there (a session to be kicked,
+a user, a backend).
 2 if the command line is not understood, or if a running mailmux was to be
 asked and is not there.
 ";

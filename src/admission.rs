@@ -198,7 +198,7 @@ mod tests {
         let shown = || {
             let mut shown = Vec::new();
             admission.each_held(|limit, network, until| {
-                let left = until.map_or("".into(), |until| format!(" {}", (until - Instant::now()).as_secs()));
+                let left = until.map_or_else(String::new, |until| format!(" {}", (until - Instant::now()).as_secs()));
                 shown.push(format!("{} {network}{left}", limit.as_str()));
             });
             shown.sort();

@@ -19,7 +19,7 @@ use crate::outcome::{Ending, Refusal};
 #[derive(Debug)]
 pub struct Record {
     /// The session's id.
-    pub session: String,
+    pub session: Arc<str>,
     /// The listener's name.
     pub listener: Arc<str>,
     /// Who connected: the client, or a balancer.
@@ -47,7 +47,7 @@ pub struct Record {
 
 impl Record {
     /// A session begins.
-    pub fn new(metrics: Arc<Metrics>, session: String, listener: Arc<str>, peer: SocketAddr) -> Self {
+    pub fn new(metrics: Arc<Metrics>, session: Arc<str>, listener: Arc<str>, peer: SocketAddr) -> Self {
         Self {
             session,
             listener,

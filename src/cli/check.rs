@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::File;
+use super::out::print;
 use crate::server::Plan;
 
 /// Read the configuration and everything it names.
@@ -26,8 +27,7 @@ impl Check {
                 if !plan.warnings().is_empty() {
                     eprint!("{}", self.file.show(plan.warnings().to_vec()));
                 }
-                println!("{}: ok", self.file.config.display());
-                ExitCode::SUCCESS
+                print(&format!("{}: ok\n", self.file.config.display()), ExitCode::SUCCESS)
             }
             Err(findings) => {
                 eprint!("{}", self.file.show(findings));

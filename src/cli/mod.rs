@@ -1,11 +1,26 @@
-//! The command line: one file per subcommand, each from arguments to an exit code.
+//! The command line: a file for each thing that there are subcommands about, from arguments to an exit code. What those have in
+//! common that ask a mailmux that runs is in `admin/`; how things are shown, in `table.rs`, `units.rs` and `out.rs`.
 
 mod admin;
 mod backends;
+mod certificates;
 mod check;
+mod completions;
+mod config;
+mod limits;
+mod log_level;
+mod lookups;
+mod out;
+mod pool;
 mod reload;
 mod route;
 mod serve;
+mod sessions;
+mod status;
+mod table;
+mod top;
+mod trace;
+mod units;
 mod users;
 
 use std::path::PathBuf;
@@ -33,21 +48,66 @@ enum Command {
     /// Read the configuration and everything it names, say what is wrong with it, and start nothing.
     Check(check::Check),
     /// Say where a user would go, and why.
+    ///
+    /// By the configuration and the sources that it names, as if all backends were up; with --running or --admin, by what the
+    /// mailmux that runs knows of them.
     Route(route::Route),
+    /// Show how the mailmux that runs is: sessions, logins, listeners, memory, reloads.
+    Status(status::Status),
+    /// Watch the mailmux that runs: rates, backends, the busiest users.
+    ///
+    /// It goes on over a restart of mailmux. Keys: q ends it, ? explains the others.
+    Top(top::Top),
+    /// List sessions.
+    Sessions(sessions::Sessions),
+    /// List users, or show one.
+    Users(users::Users),
+    /// List backends with their health, or show one with its history.
+    Backends(backends::Backends),
+    /// Show the links that wait.
+    Pool(pool::Pool),
+    /// List who is held off, and why.
+    Limits(limits::Limits),
+    /// Show the lookups and their caches.
+    Lookups(lookups::Lookups),
+    /// Show the certificates and the days they have left.
+    Certificates(certificates::Certificates),
+    /// Show the configuration that is in force, without its secrets.
+    Config(config::Configuration),
+    /// Watch what a user's client and backend say to each other.
+    ///
+    /// Credentials and the contents of literals are masked. It ends after a time, after so many bytes, or by Ctrl-C.
+    Trace(trace::Trace),
     /// Have the mailmux that runs read its configuration anew.
     Reload(reload::Reload),
+    /// Tell sessions to leave; their clients may come back at once.
+    ///
+    /// What is said of them must all be so: "kick ann --backend blue" is about Ann's sessions at blue. On a terminal it asks
+    /// before several users are told to leave.
+    Kick(sessions::Kick),
     /// Hold a user's logins back, for 15 minutes at most.
     Hold(users::User),
     /// Let a user's logins in again.
     Release(users::User),
-    /// Tell a user's sessions to leave; they may come back at once.
-    Kick(users::User),
     /// Tell a user's sessions to leave, and send it elsewhere from then on.
     Move(users::Move),
     /// Give a backend no new sessions, and wait until it has none.
     Drain(backends::Drain),
     /// Put a backend back in use.
     Undrain(backends::Backend),
+    /// Change how much of its groups' users a backend gets.
+    Weight(backends::Weight),
+    /// Let somebody in again who is held off.
+    Pardon(limits::Pardon),
+    /// Forget answers of lookups.
+    Flush(lookups::Flush),
+    /// Change how much is logged.
+    LogLevel(log_level::Level),
+    /// Print what a shell needs to complete all this.
+    ///
+    /// The Debian package has installed it. Else, for bash: mailmux completions bash >
+    /// ~/.local/share/bash-completion/completions/mailmux
+    Completions(completions::Completions),
 }
 
 impl Arguments {
@@ -57,13 +117,29 @@ impl Arguments {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::Route(route) => route.run(),
+            Command::Status(status) => status.run(),
+            Command::Top(top) => top.run(),
+            Command::Sessions(sessions) => sessions.run(),
+            Command::Users(users) => users.run(),
+            Command::Backends(backends) => backends.run(),
+            Command::Pool(pool) => pool.run(),
+            Command::Limits(limits) => limits.run(),
+            Command::Lookups(lookups) => lookups.run(),
+            Command::Certificates(certificates) => certificates.run(),
+            Command::Config(config) => config.run(),
+            Command::Trace(trace) => trace.run(),
             Command::Reload(reload) => reload.run(),
+            Command::Kick(kick) => kick.run(),
             Command::Hold(user) => user.hold(),
             Command::Release(user) => user.release(),
-            Command::Kick(user) => user.kick(),
             Command::Move(user) => user.run(),
             Command::Drain(backend) => backend.run(),
             Command::Undrain(backend) => backend.undrain(),
+            Command::Weight(weight) => weight.run(),
+            Command::Pardon(pardon) => pardon.run(),
+            Command::Flush(flush) => flush.run(),
+            Command::LogLevel(level) => level.run(),
+            Command::Completions(completions) => completions.run(),
         }
     }
 }

@@ -2,22 +2,24 @@
 
 use std::process::ExitCode;
 
-use super::{File, admin};
+use super::admin::{Ask, EXIT_CODES, Path, Said, strings};
+use super::out::safe_lines;
 
 /// Have the mailmux that runs read its configuration anew, with all that it names. Sessions live on; a configuration with a
 /// mistake changes nothing.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Reload {
     #[command(flatten)]
-    file: File,
+    ask: Ask,
 }
 
 impl Reload {
     pub(super) fn run(self) -> ExitCode {
-        admin::ask(&self.file, "reload", |said| {
-            let mut lines: Vec<_> = admin::strings(said, "warnings").map(str::to_owned).collect();
-            lines.push(format!("{}: reloaded", self.file.config.display()));
-            lines.join("\n")
+        self.ask.post(&Path::new(&["reload"]), |said| {
+            let mut lines: Vec<_> = strings(said, "warnings").map(safe_lines).collect();
+            lines.push(format!("{}: reloaded", self.ask.place()));
+            Said::Done(lines.join("\n"))
         })
     }
 }

@@ -131,7 +131,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads networks as the file writes them: `"10.0.0.0/8"`, or one address.
+/// A network, or one address, as it is written in the configuration, for whoever asks for one elsewhere.
 ///
 /// # Errors
 /// What is wrong with it, for people.

@@ -136,6 +136,11 @@ impl Follower {
         self.vouches() && !asks && !self.is_in_command()
     }
 
+    /// The client is in IDLE, and that is certain.
+    pub fn idles(&self) -> bool {
+        !self.doubt && self.talk == Talk::Idling
+    }
+
     /// It will not vouch for anything any more.
     pub fn doubts(&self) -> bool {
         self.doubt

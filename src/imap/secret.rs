@@ -52,6 +52,27 @@ impl UserName {
         if !bytes.is_empty() && is_clean(&bytes) { Ok(Self(bytes)) } else { Err(ForbiddenByte) }
     }
 
+    /// From the form in which a name prints: what the log shows can be typed where a name is asked for.
+    pub fn from_shown(text: &str) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.bytes();
+        while let Some(byte) = rest.next() {
+            bytes.push(match (byte, byte == b'\\') {
+                (plain, false) => plain,
+                (_, true) => match rest.next()? {
+                    b't' => b'\t',
+                    quoted @ (b'\'' | b'"' | b'\\') => quoted,
+                    b'x' => {
+                        let mut digit = || char::from(rest.next()?).to_digit(16);
+                        u8::try_from(digit()? * 16 + digit()?).ok()?
+                    }
+                    _ => return None,
+                },
+            });
+        }
+        Self::new(bytes).ok()
+    }
+
     /// The bytes as typed.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -120,6 +141,17 @@ mod tests {
     fn a_user_name_prints_escaped() {
         let user = UserName::new(&b"\x1b[31m\xffann\"@example.org"[..]).expect("clean");
         assert_eq!(user.to_string(), "\\x1b[31m\\xffann\\\"@example.org");
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read() {
+        for bytes in [&b"ann@example.org"[..], b"J\xc3\xb6rg", b"CORP\\tom", b"it's \"it\"\t\x01\xff"] {
+            let user = UserName::new(bytes).expect("clean");
+            assert_eq!(UserName::from_shown(&user.to_string()), Some(user));
+        }
+        for text in ["", "a\\", "a\\q", "a\\x", "a\\x4", "a\\xgg", "a\\x0d", "a\\r"] {
+            assert_eq!(UserName::from_shown(text), None, "{text}");
+        }
     }
 
     #[test]

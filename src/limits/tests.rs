@@ -327,8 +327,7 @@ async fn whole_networks_are_pardoned_at_once_and_whoever_is_exempt_is_not_shown(
     assert_eq!(limits.pardon_networks(&"2001:db8:1:3::4711/128".parse().expect("a network")), 1, "all of its /64");
     assert_eq!(limits.pardon_networks(&"192.0.2.0/24".parse().expect("a network")), 2);
     assert_eq!(shown(&limits), ["failures_per_network 198.51.100.1 Some(1) Some(6)"]);
-    let milder =
-        config::Limits { exempt: vec!["198.51.100.0/24".parse().expect("a network")], ..limits.config.clone() };
+    let milder = config::Limits { exempt: vec!["198.51.100.0/24".parse().expect("a network")], ..limits.config };
     assert_eq!(shown(&limits.renewed(&milder)), [""; 0]);
     assert_eq!(limits.pardon_networks(&"::/0".parse().expect("a network")), 0);
     assert_eq!(limits.pardon_networks(&"0.0.0.0/0".parse().expect("a network")), 1);

@@ -218,9 +218,14 @@ impl Pool {
     /// Ends the links of a user, by the client's name, wherever they lead.
     pub fn dismiss_user(&self, user: &UserName) {
         let user = user.normalised();
+        self.dismiss(|mailbox| *mailbox == *user);
+    }
+
+    /// Ends the links of all users that are meant, by the client's name, normalised; wherever they lead.
+    pub fn dismiss(&self, is_meant: impl Fn(&[u8]) -> bool) {
         self.dismissals.fetch_add(1, Ordering::SeqCst);
         for links in &self.users {
-            links.shelf.dismiss(|label| label.mailbox == user);
+            links.shelf.dismiss(|label| is_meant(&label.mailbox));
         }
     }
 

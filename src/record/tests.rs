@@ -82,7 +82,7 @@ fn shows(metrics: &Metrics, series: &str) -> bool {
 
 fn record(metrics: &Arc<Metrics>) -> Record {
     let peer = "192.0.2.1:4711".parse().expect("an address");
-    Record::new(Arc::clone(metrics), "5f3a".to_owned(), "imaps".into(), peer)
+    Record::new(Arc::clone(metrics), "5f3a".into(), "imaps".into(), peer)
 }
 
 fn login(user: &[u8]) -> Login {

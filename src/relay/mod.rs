@@ -19,7 +19,7 @@ use crate::imap::follower::Follower;
 use crate::imap::{Remains, Reset, said};
 use crate::outcome::{Ending, Leave};
 use crate::process::Phase;
-use crate::pulse::Pulse;
+use crate::pulse::{Bytes, Pulse};
 use crate::trace::Tap;
 use copy::{Found, Half, Heard};
 
@@ -57,7 +57,7 @@ pub struct Terms<F> {
     pub spread: F,
     /// Whether the link is to outlive the session, where it can: what the backend is told is then followed.
     pub keep: bool,
-    /// Beats whenever something moves.
+    /// Beats whenever something moves, and is told how much has.
     pub pulse: Arc<Pulse>,
     /// Hears what may be heard of what moves, while somebody wants that.
     pub tap: Tap,
@@ -247,7 +247,8 @@ where
         WORKER_SCRATCH.set(scratch);
         if (self.to_backend.moved(), self.to_client.moved(), self.ending) != before {
             self.progress = Instant::now();
-            self.pulse.beat(self.progress);
+            let moved = Bytes { to_backend: self.to_backend.moved(), to_client: self.to_client.moved() };
+            self.pulse.beat(self.progress, moved, self.follower.idles());
         }
         match (self.ending, self.leaving.as_deref()) {
             (Some(ending), _) if done || self.is_settled() => Poll::Ready(ending),

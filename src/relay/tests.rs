@@ -9,6 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::*;
+use crate::pulse::State;
 use crate::stream::Buffered;
 
 const TIMES: Times =
@@ -778,6 +779,34 @@ async fn who_is_to_leave_gently_may_end_its_command_first() {
         assert_eq!(read_all(&mut far.client).await, [b"* 2 FETCH (UID 2)\r\na OK\r\n", STOPPING].concat());
     });
     assert_eq!(report_.ending, Ending::Stopping);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pulse_tells_what_has_moved_and_when_and_whether_the_client_idles() {
+    let pulse = Arc::<Pulse>::default();
+    pulse.let_in();
+    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let terms = Terms { pulse: Arc::clone(&pulse), ..terms(Duration::ZERO, false) };
+    let started = Instant::now();
+    let seen = || (pulse.moved().to_backend, pulse.moved().to_client, pulse.state(), pulse.last() - started);
+    let (_, ()) = join!(relay(near_client, near_backend, terms, stop, nobody()), async {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(seen(), (0, 0, State::Active, Duration::ZERO));
+        client.write_all(b"a IDLE\r\n").await.expect("taken");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(seen(), (8, 0, State::Idle, Duration::from_secs(1)));
+        backend.write_all(b"+ idling\r\n").await.expect("taken");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(seen(), (8, 10, State::Idle, Duration::from_secs(2)));
+        client.write_all(b"DONE\r\n").await.expect("taken");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(seen(), (14, 10, State::Active, Duration::from_secs(3)));
+        // What nobody takes has not moved.
+        backend.write_all(&[b'x'; 100]).await.expect("taken");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(seen(), (14, 64, State::Active, Duration::from_secs(4)));
+        drop((client, backend));
+    });
 }
 
 #[tokio::test(start_paused = true)]

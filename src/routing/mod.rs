@@ -330,6 +330,16 @@ impl Router {
         };
     }
 
+    /// Where a user was sent by hand, by the backend's name, which the configuration may not know any more.
+    pub fn moved_to(&self, user: &[u8]) -> Option<String> {
+        self.moved.get(user).map(|to| to.clone())
+    }
+
+    /// The users who were sent somewhere by hand, normalised. There may be many.
+    pub fn all_moved(&self) -> Vec<Box<[u8]>> {
+        self.moved.iter().map(|entry| entry.key().clone()).collect()
+    }
+
     /// The backend with this address, for referrals: those that the configuration does not name are not followed.
     pub fn backend_at(&self, host: &str, port: u16) -> Option<&Arc<Backend>> {
         self.backends.iter().find(|backend| backend.config.port == port && is_same_host(&backend.config.host, host))

@@ -20,7 +20,7 @@ use crate::outcome::{Ending, Refusal};
 use crate::pool::{HANDOVER, Owner, Stake};
 use crate::routing::{Asker, NoRoute, Router};
 use crate::server::{Door, State};
-use crate::sessions::Ticket;
+use crate::sessions::{Arrival, Ticket, Tls};
 use crate::tls::{Facts, Stream};
 
 /// How often a backend is tried before the client hears that it is away, or another one of its group is tried.
@@ -47,7 +47,7 @@ pub(super) struct Client<'a> {
     /// This one included.
     pub(super) attempts: u32,
     /// The session's id.
-    pub(super) session: &'a str,
+    pub(super) session: &'a Arc<str>,
 }
 
 /// A login that succeeded.
@@ -105,7 +105,7 @@ enum Failed {
 
 impl<'a> Attempt<'a> {
     pub(super) fn new(server: &'a State, door: &'a Door, client: &'a Client<'a>, login: &'a Login) -> Self {
-        let session = client.origin.session.clone().unwrap_or_else(|| client.session.to_owned());
+        let session = client.origin.session.clone().unwrap_or_else(|| client.session.to_string());
         Self { server, door, client, login, session, began: Instant::now() }
     }
 
@@ -128,7 +128,15 @@ impl<'a> Attempt<'a> {
             return Err(Refusal::Loop.into());
         }
         // Before the way is looked up: who moves the user must know of everybody who goes the old one.
-        let ticket = self.server.sessions.enter(self.mailbox(), &self.session).await;
+        let arrival = Arrival {
+            user: self.mailbox(),
+            id: self.client.session,
+            listener: &self.door.name,
+            client: self.client.origin.client,
+            mechanism: login.mechanism,
+            tls: self.client.tls.map(|facts| Tls::of(facts.protocol)),
+        };
+        let ticket = self.server.sessions.enter(arrival).await;
         // Not before: while it was held its user may have been moved, and the rules with it.
         let router = Arc::clone(&self.server.routing.borrow());
         let outcome = match self.route(&router).await {

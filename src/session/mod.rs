@@ -61,7 +61,7 @@ impl Session {
     /// A session that begins now.
     pub fn new(server: Arc<State>, door: Arc<Door>, origin: Origin, phase: watch::Receiver<Phase>) -> Self {
         let id = random::word(SESSION_ID);
-        let record = Record::new(Arc::clone(&server.metrics), id, Arc::clone(&door.name), origin.peer);
+        let record = Record::new(Arc::clone(&server.metrics), id.into(), Arc::clone(&door.name), origin.peer);
         let deadline = Instant::now() + server.config.timeouts.login;
         Self { server, door, record, origin, deadline, phase, is_check: false }
     }
@@ -201,7 +201,7 @@ impl Session {
             }
             Ok(Err(HandshakeError::Failed(why))) => {
                 self.door.metrics.handshake_failed("failed");
-                debug!(session = self.record.session, client = %self.origin.client, why, "TLS handshake failed");
+                debug!(session = %self.record.session, client = %self.origin.client, why, "TLS handshake failed");
                 Err(Ending::TlsFailed)
             }
             Err(_) => {
@@ -234,6 +234,8 @@ impl Session {
             let took = attempt.took();
             match tried {
                 Ok(admitted) => {
+                    // Before the client can know of it.
+                    admitted.ticket.let_in();
                     self.record.logged_in(&login, &admitted.route, took);
                     return Ok(admitted);
                 }

@@ -1,13 +1,14 @@
-//! What operators do to a running server: give it another configuration, take a backend out of use and put it back, hold a
-//! user's logins, move a user, see what its sessions say. Here is the work itself, on a page for each thing; who may ask for it, and how, is the business of
-//! `admin/` and `cli/`.
+//! What operators do to a running server: see who is in and what they say, give it another configuration, take a backend out of
+//! use and put it back, hold a user's logins, move a user, tell sessions to leave. Here is the work itself, on a page for each
+//! thing; who may ask for it, and how, is the business of `admin/` and `cli/`.
 
 mod backends;
-mod routes;
 mod certificates;
 mod config;
 mod limits;
 mod lookups;
+mod routes;
+mod sessions;
 mod status;
 mod traces;
 mod users;
@@ -28,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::process::Role;
 use crate::routing::Router;
 use crate::server::{Order, State};
+pub use crate::sessions::{Dismissed, Filter, Page, Rank, Seen, SeenUser, Sort};
 
 pub use backends::{BackendReport, Drained};
 pub use certificates::ServedCertificate;
@@ -36,7 +38,7 @@ pub use limits::{HeldBack, HeldPage, Mark};
 pub use lookups::LookupState;
 pub use routes::{Destination, Explained, Whence};
 pub use status::{ListenerStatus, Status};
-pub use users::{LONGEST_HOLD, Moved};
+pub use users::{KnownUser, LONGEST_HOLD, Moved};
 
 pub use crate::history::{Quantiles, STEP as HISTORY_STEP, Shown};
 

@@ -49,7 +49,7 @@ impl Steering {
         Status {
             began_at,
             uptime,
-            log_level: state.config.log.level,
+            log_level: self.log_level(),
             last_failed_reload: state.metrics.life().last_failed_reload(),
             listeners: listeners.collect(),
             login_seconds: state.history.recent_logins(&readings),

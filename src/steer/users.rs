@@ -1,13 +1,15 @@
-//! Users: held back, let in, told to leave, moved.
+//! Users: seen, held back, let in, moved.
 
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::info;
 
 use super::{LEAVING, SteerError, Steering};
-use crate::imap::UserName;
+use crate::imap::{ForbiddenByte, UserName};
 use crate::outcome::Ending;
+use crate::sessions::{Page, Rank, SeenUser, Sort};
 
 /// A hold that nobody releases ends after this: nobody is locked out because somebody forgot.
 pub const LONGEST_HOLD: Duration = Duration::from_mins(15);
@@ -19,7 +21,55 @@ pub struct Moved {
     pub dismissed: usize,
 }
 
+/// What is known of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownUser {
+    /// Sessions and holds.
+    pub seen: SeenUser,
+    /// The name of the backend that it was moved to by hand.
+    pub moved_to: Option<String>,
+}
+
 impl Steering {
+    /// One page of the users who have sessions, are held or were moved by hand, or `held_only`; at most `most`.
+    pub async fn users(&self, sort: Sort, held_only: bool, after: Option<Rank>, most: usize) -> Page<KnownUser, Rank> {
+        let state = self.state();
+        let moved = if held_only {
+            Vec::new()
+        } else {
+            let router = self.state();
+            // Operators may have moved everybody, one after the other.
+            spawn_blocking(move || router.router.all_moved()).await.unwrap_or_default()
+        };
+        let Page { total, next, items } = state.sessions.users(sort, held_only, moved, after, most).await;
+        let known = |seen: SeenUser| KnownUser { moved_to: state.router.moved_to(&seen.name), seen };
+        Page { total, next, items: items.into_iter().map(known).collect() }
+    }
+
+    /// One user, if anything is known of it.
+    pub fn user(&self, user: &UserName) -> Option<KnownUser> {
+        let state = self.state();
+        let moved_to = state.router.moved_to(&user.normalised());
+        let seen = state.sessions.user(user);
+        if seen.is_none() && moved_to.is_none() {
+            return None;
+        }
+        Some(KnownUser { seen: seen.unwrap_or_else(|| SeenUser::absent(user)), moved_to })
+    }
+
+    /// The user whom somebody means who has read or typed this name: the one of this very name, or, where nothing is known of
+    /// that one, the one whom log and answers show so.
+    ///
+    /// # Errors
+    /// No user can have it.
+    pub fn whom(&self, name: &str) -> Result<UserName, ForbiddenByte> {
+        let user = UserName::new(name.as_bytes())?;
+        if self.user(&user).is_some() {
+            return Ok(user);
+        }
+        Ok(UserName::from_shown(name).filter(|shown| self.user(shown).is_some()).unwrap_or(user))
+    }
+
     /// Holds a user's logins back until [`Steering::release`], at most for [`LONGEST_HOLD`].
     pub fn hold(&self, user: &UserName) {
         self.state().sessions.hold(user, LONGEST_HOLD);
@@ -65,16 +115,6 @@ impl Steering {
         drop(release);
         info!(%user, dismissed, to = to.as_ref().map(|backend| backend.config.name.as_str()), "moved");
         Ok(Moved { dismissed })
-    }
-
-    /// Tells a user's sessions to leave, and lets go of links that wait for it; says how many sessions. They may come back at
-    /// once.
-    pub fn kick(&self, user: &UserName) -> usize {
-        let state = self.state();
-        let dismissed = state.sessions.dismiss_user(user, Ending::Kicked);
-        state.pool.dismiss_user(user);
-        info!(%user, dismissed, "kicked");
-        dismissed
     }
 }
 

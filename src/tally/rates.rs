@@ -399,17 +399,4 @@ mod tests {
         assert!(rates.take(300_001) && !rates.take(300_001));
         assert_eq!(rates.len(), 1);
     }
-
-    #[test]
-    fn zz_measure() {
-        let rates: Rates<std::net::IpAddr> =
-            Rates::new(Duration::from_secs(3600), NonZeroU32::new(1).expect("positive")).expect("a rate");
-        for key in 0..1_000_000u32 {
-            rates.take(std::net::Ipv4Addr::from_bits(key).into());
-        }
-        let began = std::time::Instant::now();
-        let mut n = 0;
-        rates.each_empty(|_| n += 1);
-        println!("{n} walked in {:?}", began.elapsed());
-    }
 }

@@ -22,6 +22,11 @@ class StatusPage(Case):
         return super().people(backend) | ({HOSTILE: PASSWORD} if backend == "blue" else {})
 
     @classmethod
+    def backend_sections(cls):
+        quick = 'tls = "none"\nhealth = { interval = "500ms", rise = 1, fall = 1 }\n'
+        return super().backend_sections().replace('tls = "none"\n', quick)
+
+    @classmethod
     def config(cls):
         return super().config() + '[[route]]\nbackend = "blue"\n'
 
@@ -163,6 +168,19 @@ class StatusPage(Case):
         until(lambda: "draining" not in self.browser.text("#table-backends"), "green to be in use")
         self.log_in("bob@example.org")
 
+    def test_a_backend_that_dies_is_told_and_so_is_why(self):
+        self.open()
+        self.reads("#backends-note", "all are up")
+        self.backends["green"].stop()
+        self.addCleanup(self.backends["green"].start)
+        self.reads("#backends-note", "1 down")
+        self.reads("#count-backends", "1 of 2")
+        self.reads("#table-backends", "refused")
+        self.browser.run("[...document.querySelectorAll('#table-backends th button')].find((b) => b.innerText === 'green').click()")
+        self.reads("#turns-list", "down since")
+        self.browser.press("Escape")
+        until(lambda: not self.browser.text("#turns"), "the list to be closed")
+
     def test_a_wrong_token_is_told_and_the_right_one_is_not_kept_for_long(self):
         self.reads("#locked", "asks for its token")
         self.assertEqual(self.browser.text("#table-backends"), "", "nothing is shown to strangers")
@@ -222,8 +240,8 @@ class StatusPage(Case):
         self.browser.screen(360, 740)
         self.open()
         until(lambda: HOSTILE in self.users(), "a long name")
-        self.assertEqual(self.browser.run("return document.documentElement.scrollWidth"), 360)
         self.assertEqual(self.browser.run(OUTSIDE), [])
+        self.assertEqual(self.browser.run("return document.documentElement.scrollWidth"), 360)
         self.assertIn("Links", self.browser.run("return document.querySelector('#table-backends td:nth-child(4)').dataset.label"))
         self.browser.click('#table-backends [aria-label="Drain blue"]')
         self.reads("#ask-title", "Drain blue?")

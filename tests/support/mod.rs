@@ -2,6 +2,7 @@
 //! IMAP, a client that does neither, and throw-away certificates. Nothing here waits for a guess: every wait is for a
 //! fact, and bounded.
 
+pub mod answerer;
 pub mod backend;
 pub mod certs;
 pub mod client;

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use mailmux::imap::UserName;
+use mailmux::steer::Filter;
 use tokio::net::TcpStream;
 
 use crate::support::backend::{Backend, Call};
@@ -211,10 +212,10 @@ async fn who_is_kicked_and_what_is_drained_keeps_no_link() {
     log_out(&mut client).await;
     clean(&mut call, "NOOP").await;
     server.until_metric(IDLE, 1.0).await;
-    server.steering.kick(&ann);
+    server.steering.kick(&Filter::of_user(ann.clone())).await;
     assert_eq!(call.hear_command().await, "LOGOUT");
     let (mut client, mut call) = enter(&server, &backend, "ann", "secret").await;
-    server.steering.kick(&ann);
+    server.steering.kick(&Filter::of_user(ann.clone())).await;
     client.hear("* BYE Closed by the administrator.\r\n").await;
     assert_eq!(call.hear_end().await, b"", "a session that is sent away leaves nothing behind");
     let (mut client, mut call) = enter(&server, &backend, "ann", "secret").await;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mailmux::imap::UserName;
-use mailmux::steer::{Drained, Moved, SteerError};
+use mailmux::steer::{Drained, Filter, Moved, SteerError};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -425,11 +425,11 @@ async fn who_was_kicked_may_come_back() {
     let world = World::new("first_healthy").await;
     let (mut ann, _) = world.log_in("ann").await;
     let (mut bob, _) = world.log_in("bob").await;
-    assert_eq!(world.server.steering.kick(&name("ANN")), 1);
+    assert_eq!(world.server.steering.kick(&Filter::of_user(name("ANN"))).await.told, 1);
     assert_eq!(show(&ann.hear_end().await), "* BYE Closed by the administrator.\\r\\n");
     is_alive(&mut bob).await;
     assert_eq!(world.log_in("ann").await.1, "blue");
-    assert_eq!(world.server.steering.kick(&name("nobody")), 0);
+    assert_eq!(world.server.steering.kick(&Filter::of_user(name("nobody"))).await.told, 0);
 }
 
 #[tokio::test]

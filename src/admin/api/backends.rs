@@ -11,7 +11,8 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{failed, misunderstood, moment, parameters, said};
+use super::parts::moment;
+use super::{failed, misunderstood, parameters, said};
 use crate::config::duration;
 use crate::steer::{BackendReport, Steering};
 

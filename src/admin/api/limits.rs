@@ -8,7 +8,8 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{misunderstood, moment, said};
+use super::parts::moment;
+use super::{misunderstood, said};
 use crate::config::network;
 use crate::imap::UserName;
 use crate::steer::{Mark, Steering};

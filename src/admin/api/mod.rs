@@ -3,18 +3,18 @@
 
 mod backends;
 pub(super) mod openapi;
-mod pool;
-mod routes;
 mod certificates;
 mod config;
 mod limits;
 mod lookups;
+mod parts;
+mod pool;
+mod routes;
 mod server;
+mod sessions;
 mod status;
 mod traces;
 mod users;
-
-use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::Query;
@@ -38,6 +38,7 @@ pub fn api(steering: Steering) -> Router {
         .merge(lookups::paths())
         .merge(certificates::paths())
         .merge(config::paths())
+        .merge(sessions::paths())
         .merge(traces::paths())
         .merge(openapi::paths())
         .with_state(steering)
@@ -66,10 +67,4 @@ fn misunderstood(why: &str) -> Response {
 
 pub(super) fn said(status: StatusCode, what: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{what}\n")).into_response()
-}
-
-/// A moment in seconds since 1970, to the millisecond.
-fn moment(at: SystemTime) -> Value {
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    json!((seconds * 1000.0).round() / 1000.0)
 }

@@ -1,7 +1,5 @@
 //! The server itself, as it is and as it was in the last hour.
 
-use std::time::SystemTime;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -10,8 +8,8 @@ use axum::{Extension, Router};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::said;
-use crate::config::{ListenerTls, LogLevel};
+use super::{moment, said};
+use crate::config::ListenerTls;
 use crate::process::Phase;
 use crate::steer::{HISTORY_STEP, Quantiles, Steering};
 
@@ -39,16 +37,16 @@ async fn status(State(steering): State<Steering>, Extension(phase): Extension<wa
     let answer = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
-        "started_at": seconds(status.began_at),
+        "started_at": moment(status.began_at),
         "uptime_seconds": status.uptime.as_secs_f64(),
         "phase": word(*phase.borrow()),
         "open_descriptors": process.map(|(open, ..)| open),
         "max_descriptors": process.map(|(_, most, _)| most),
         "resident_bytes": process.map(|(.., bytes)| bytes),
-        "log_level": level(status.log_level),
+        "log_level": status.log_level.as_str(),
         "reload": {
             "last_success_at": readings.configured_at,
-            "last_failure_at": status.last_failed_reload.map(seconds),
+            "last_failure_at": status.last_failed_reload.map(moment),
             "succeeded": readings.reloads.0,
             "failed": readings.reloads.1,
         },
@@ -77,7 +75,7 @@ async fn history(State(steering): State<Steering>) -> Response {
     });
     let answer = json!({
         "step_seconds": HISTORY_STEP.as_secs(),
-        "ends_at": shown.ends_at.map(seconds),
+        "ends_at": shown.ends_at.map(moment),
         "sessions": shown.sessions,
         "logins_ok": shown.logins_ok,
         "logins_failed": shown.logins_failed,
@@ -101,11 +99,6 @@ fn ten_thousandths(seconds: f64) -> f64 {
     (seconds * 10_000.0).round() / 10_000.0
 }
 
-/// Since 1970.
-fn seconds(moment: SystemTime) -> f64 {
-    moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
 fn word(phase: Phase) -> &'static str {
     match phase {
         Phase::Running => "running",
@@ -120,15 +113,5 @@ fn tls(tls: ListenerTls) -> &'static str {
         ListenerTls::Implicit => "implicit",
         ListenerTls::StartTls => "starttls",
         ListenerTls::None => "none",
-    }
-}
-
-fn level(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
     }
 }

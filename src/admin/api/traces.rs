@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::super::Patience;
+use super::parts::{Parameters, Whom};
 use super::{failed, said};
 use crate::config::duration;
-use crate::imap::UserName;
 use crate::steer::Steering;
 use crate::trace::Trace;
 
@@ -34,6 +34,7 @@ pub(super) fn paths() -> Router<Steering> {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct HowMuch {
     r#for: Option<String>,
     bytes: Option<String>,
@@ -41,14 +42,11 @@ struct HowMuch {
 
 async fn trace(
     State(steering): State<Steering>,
-    Path(user): Path<String>,
-    Query(how_much): Query<HowMuch>,
+    Whom(user): Whom,
+    Parameters(how_much): Parameters<HowMuch>,
     patience: Option<Extension<Patience>>,
 ) -> Response {
     let refused = |words: String| said(StatusCode::BAD_REQUEST, &json!({ "error": words }));
-    let Ok(user) = UserName::new(user.as_bytes()) else {
-        return refused("that is no user's name: it is empty or holds a control character".to_owned());
-    };
     let time = match how_much.r#for.as_deref().map(duration) {
         None => TIME.0,
         Some(Ok(time)) if !time.is_zero() && time <= TIME.1 => time,

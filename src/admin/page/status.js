@@ -460,6 +460,25 @@ const pardon = (held) =>
     done: ({ pardoned }) => (pardoned === 0 || pardoned === false ? `${held.key} was not held any more.` : `${held.key} is pardoned.`),
   });
 
+/// When a backend was up and when it was not, the latest first.
+async function showTurns({ name }) {
+  try {
+    const { history = [] } = await ask("GET", `backends/${part(name)}`);
+    say($("turns-title"), `${name}: up and down`);
+    const shown = [...history].reverse().map(({ at, up, reason }) => {
+      const word = make("span");
+      mark(word, up ? "ok" : "bad", up ? "up" : "down");
+      return make("li", {}, word, ` since ${moment(at)}`, make("span", { class: "second" }, reason ?? ""));
+    });
+    $("turns-list").replaceChildren(...(shown.length ? shown : [make("li", {}, "It has been as it is since the start.")]));
+    $("turns").showModal();
+  } catch (error) {
+    result("bad", inWords(error));
+  }
+}
+
+$("turns-close").addEventListener("click", () => $("turns").close());
+
 // ---------------------------------------------------------------------------------------------------- what is shown
 
 const state = { ahead: 0, status: null, history: null, polls: [], refused: false, lostAt: null, pages: [""], next: null, slowAt: 0 };
@@ -625,7 +644,13 @@ function backendState(backend, cell) {
 
 const tables = {
   backends: new Table("table-backends", "There are no backends.", (backend) => backend.name, [
-    ["Backend", (b, cell) => lines(cell, b.name, `${b.address}${b.tls === "none" ? "" : ` · ${b.tls}`}`, (b.groups ?? []).length ? `group ${b.groups.join(", ")}` : ""), "name"],
+    ["Backend", (b, cell, row) => {
+      cell.turns ??= cell.appendChild(make("button", { type: "button", class: "plain", title: "When it was up and when it was down", on: { click: () => showTurns(row.item) } }));
+      cell.where ??= cell.appendChild(make("span", { class: "second" }));
+      say(cell.turns, b.name);
+      say(cell.where, `${b.address}${b.tls === "none" ? "" : ` · ${b.tls}`}`);
+      cell.title = (b.groups ?? []).length ? `group ${b.groups.join(", ")}` : "";
+    }, "name"],
     ["State", backendState, "state"],
     ["Sessions", (b, cell) => { cell.count ??= cell.appendChild(make("span", { class: "first" })); say(cell.count, number(b.sessions)); const h = state.history?.backends?.[b.name]; spark(cell, h?.sessions ?? [], h?.up ?? []); }, "number with-spark"],
     ["Links", links, "wide"],

@@ -5,7 +5,7 @@
 
 mod masks;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,8 +17,14 @@ const MASK: &str = "***";
 
 /// The text of a configuration with nothing secret in it. Two are equal whatever they say: what a configuration means is in
 /// its other parts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Masked(Arc<str>);
+
+impl fmt::Debug for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Masked")
+    }
+}
 
 impl PartialEq for Masked {
     fn eq(&self, _: &Self) -> bool {
@@ -31,6 +37,8 @@ impl PartialEq for Masked {
 enum Hidden {
     /// Nothing, unless it looks like a URL.
     Nothing,
+    /// Nothing, whatever the keys are called.
+    Never,
     All,
     /// Passwords and parameters.
     OfUrl,
@@ -57,12 +65,12 @@ impl Hidden {
             .iter()
             .any(|word| name.contains(word));
         match name.as_str() {
-            _ if self == Self::All => Self::All,
+            _ if matches!(self, Self::All | Self::Never) => self,
             "headers" => Self::All,
             "url" => Self::OfUrl,
             "query" => Self::OfQuery,
             // The names of attributes and fields, `userPassword` among them.
-            "attributes" => Self::Nothing,
+            "attributes" => Self::Never,
             _ if names_a_secret && !name.ends_with("_file") => Self::All,
             _ => self,
         }
@@ -75,7 +83,7 @@ impl Hidden {
             Self::OfQuery => masks::query(text),
             Self::OfUrl => masks::url(text),
             Self::Nothing if text.contains("://") => masks::url(text),
-            Self::Nothing => return None,
+            Self::Nothing | Self::Never => return None,
         };
         (shown != text).then_some(shown)
     }

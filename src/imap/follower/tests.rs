@@ -68,6 +68,30 @@ fn the_moment_is_between_responses() {
 }
 
 #[test]
+fn a_client_idles_from_its_idle_to_its_done() {
+    for dialogue in [
+        &["C: a IDLE"][..],
+        &["C: a IDLE", "S: + idling"],
+        &["C: a IDLE", "S: + idling", "S: * 5 EXISTS"],
+        &["C: a NOOP", "C: b IDLE", "S: a OK", "S: + idling"],
+    ] {
+        assert!(play(dialogue).idles(), "{dialogue:?}");
+    }
+    for dialogue in [
+        &[][..],
+        &["C: a NOOP"],
+        &["C: a IDLE", "S: + idling", "C: DONE"],
+        &["C: a IDLE", "S: a BAD no"],
+        &["C: a IDLE", "S: + idling", "S: a OK for too long"],
+        &["C: a IDLE", "S: + idling", "C: b NOOP"],
+        &["C: a COMPRESS DEFLATE", "C: b IDLE"],
+        &["C: a APPEND x {8+}", "C: b IDLE"],
+    ] {
+        assert!(!play(dialogue).idles(), "{dialogue:?}");
+    }
+}
+
+#[test]
 fn what_a_literal_holds_is_nothing_but_bytes() {
     assert!(!vouches_after(&["S: * 1 FETCH (BODY[] {60}", "S: a OK [CAPABILITY IMAP4rev1] done", "S: * BYE"]));
     assert!(!play(&["S: * 1 FETCH (BODY[] {60}", "S: * BYE x"]).logged_out());

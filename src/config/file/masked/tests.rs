@@ -170,11 +170,11 @@ fn basic(text: &str, mark: &str) -> String {
 }
 
 /// In one of its notations; the text has no quotes of either kind.
-fn some_notation(text: String) -> impl Strategy<Value = String> {
+fn some_notation(text: &str) -> impl Strategy<Value = String> + use<> {
     let escaped = text.replace("hunter", "\\u0068unter");
     prop_oneof![
-        Just(basic(&text, "\"")),
-        Just(basic(&text, "\"\"\"")),
+        Just(basic(text, "\"")),
+        Just(basic(text, "\"\"\"")),
         Just(format!("'{text}'")),
         Just(format!("'''\n{text}\n'''")),
         Just(format!("\"\"\"\\\n   {text}\"\"\"")),
@@ -184,7 +184,7 @@ fn some_notation(text: String) -> impl Strategy<Value = String> {
 
 /// A key that hides what is under it with text for it, or a comment.
 fn some_line() -> impl Strategy<Value = String> {
-    let value = || some_text().prop_flat_map(some_notation);
+    let value = || some_text().prop_flat_map(|text| some_notation(&text));
     let url = some_text().prop_map(|text| format!("postgres://m:{}@db/m?x={text}#{text}", text.replace(' ', "")));
     let query =
         some_text().prop_map(|text| format!("SELECT `{text}` -- {text}\n, $x${text}$x$").replace('`', "\u{22}"));
@@ -193,7 +193,7 @@ fn some_line() -> impl Strategy<Value = String> {
             .prop_map(|(key, value)| format!("{key} = {value}")),
         ("(headers|headers\\.b|passwords)", value(), value())
             .prop_map(|(key, one, other)| format!("{key} = {{ x = {one}, \"y z\" = [{other}, # {SECRET}\n 1] }}")),
-        url.prop_flat_map(some_notation).prop_map(|value| format!("url = {value}")),
+        url.prop_flat_map(|text| some_notation(&text)).prop_map(|value| format!("url = {value}")),
         query.prop_map(|text| format!("query = {}", basic(&text, "\"\"\""))),
         some_text().prop_map(|text| format!("# {text}")),
         some_text().prop_map(|text| format!("name = 'x' # {text}")),
@@ -211,7 +211,7 @@ proptest! {
         for (n, (line, end, header)) in lines.iter().enumerate() {
             // Each in a table of its own: a key may stand only once in one.
             let header = if header.is_empty() { format!("[[a{n}]]\n") } else { header.clone() };
-            text.push_str(&format!("{header}{line}{end}"));
+            text.extend([&header, line, end].map(String::as_str));
         }
         let is_toml = DeTable::parse(&text).is_ok();
         prop_assume!(is_toml);
