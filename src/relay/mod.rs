@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::imap::follower::Follower;
-use crate::imap::{Remains, Reset, said};
+use crate::imap::{Remains, Reset, Spoken, Voice, said};
 use crate::outcome::{Ending, Leave};
 use crate::process::Phase;
 use crate::pulse::{Bytes, Pulse};
@@ -301,7 +301,12 @@ where
         }
         // Also a client that has only ended its own side is still to hear all of the last answer.
         let last = match self.follower.logout_tag() {
-            Some(tag) => [b"* BYE Logging out\r\n", tag, b" OK Logout completed.\r\n"].concat(),
+            Some(tag) => {
+                if self.tap.is_wanted() {
+                    self.tap.hear(vec![Spoken::new(Voice::Client, &[tag, b" LOGOUT"].concat())]);
+                }
+                [b"* BYE Logging out\r\n", tag, b" OK Logout completed.\r\n"].concat()
+            }
             None => Vec::new(),
         };
         self.say_last(&last);
