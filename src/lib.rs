@@ -19,7 +19,7 @@
 //! [`trace`] shows what one user's sessions say, [`steer`] is what operators do to a running server (reload, drain, hold, move,
 //! kick, trace); [`server`] puts everything together, and puts another configuration in
 //! its place while it runs. [`process`] is what the process does to itself and hands on to the next one; [`conduct`] is its
-//! life, from signal to signal.
+//! life, from signal to signal. [`doctor`] walks the way of a login from outside, and says what is wrong with it.
 //!
 //! Three rooms import no other: [`imap`] (the protocol, without I/O, clock or configuration), [`stream`] and [`config`].
 //! `tests/layering.rs` holds the arrows and the one home of each outside crate, and fails when a file breaks them.
@@ -68,4 +68,5 @@ pub mod probe;
 pub mod process;
 pub mod conduct;
 pub mod admin;
+pub mod doctor;
 pub mod cli;

@@ -1,11 +1,15 @@
 //! Secrets that stand in files of their own, so that none has to stand in the configuration.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use crate::imap::Secret;
+
+/// The most that is read of standard input: a buffer that grows leaves copies behind that nobody wipes.
+const LONGEST: usize = 64 * 1024;
 
 /// Reads a secret. One line break at the file's end is not part of it.
 ///
@@ -13,7 +17,21 @@ use crate::imap::Secret;
 /// Why it cannot be had, in words: unreadable, empty, or not one line.
 pub fn read(path: &Path) -> Result<Secret, String> {
     let bytes = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let mut bytes = Zeroizing::new(bytes);
+    one_line(Zeroizing::new(bytes), &path.display().to_string())
+}
+
+/// The same from standard input.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_standard_input() -> Result<Secret, String> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST));
+    let read = io::stdin().lock().take(LONGEST as u64).read_to_end(&mut bytes);
+    read.map_err(|error| format!("cannot read standard input: {error}"))?;
+    one_line(bytes, "standard input")
+}
+
+fn one_line(mut bytes: Zeroizing<Vec<u8>>, place: &str) -> Result<Secret, String> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
         if bytes.last() == Some(&b'\r') {
@@ -21,9 +39,9 @@ pub fn read(path: &Path) -> Result<Secret, String> {
         }
     }
     if bytes.is_empty() {
-        return Err(format!("{} is empty; a secret of one line is expected", path.display()));
+        return Err(format!("{place} is empty; a secret of one line is expected"));
     }
-    Secret::new(bytes).map_err(|_| format!("{} is not one line; a secret of one line is expected", path.display()))
+    Secret::new(bytes).map_err(|_| format!("{place} is not one line; a secret of one line is expected"))
 }
 
 #[cfg(test)]

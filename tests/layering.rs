@@ -102,7 +102,26 @@ const ROOMS: [(&str, &[&str]); 34] = [
     ),
     ("admin", &["config", "imap", "metrics", "network", "process", "pulse", "steer", "tally", "trace"]),
     ("conduct", &["process", "steer"]),
-    ("cli", &["backend", "conduct", "config", "imap", "origin", "process", "routing", "secret_file", "server"]),
+    (
+        "doctor",
+        &[
+            "backend",
+            "config",
+            "imap",
+            "link",
+            "metrics",
+            "origin",
+            "outcome",
+            "routing",
+            "secret_file",
+            "server",
+            "tls",
+        ],
+    ),
+    (
+        "cli",
+        &["backend", "conduct", "config", "doctor", "imap", "origin", "process", "routing", "secret_file", "server"],
+    ),
 ];
 
 /// An outside crate and the files or folders that may name it.
@@ -141,11 +160,11 @@ const HOMES: [(&str, &[&str]); 43] = [
     ("governor", &["tally/"]),
     ("prometheus", &["metrics/"]),
     ("axum", &["admin/"]),
-    ("serde_json", &["admin/", "cli/"]),
-    ("hyper", &["admin/", "cli/admin/", "routing/lookup/http.rs", "routing/lookup/http/"]),
-    ("hyper_util", &["admin/", "cli/admin/", "routing/lookup/http.rs"]),
+    ("serde_json", &["admin/", "cli/", "doctor/"]),
+    ("hyper", &["admin/", "cli/admin/", "doctor/ask.rs", "routing/lookup/http.rs", "routing/lookup/http/"]),
+    ("hyper_util", &["admin/", "cli/admin/", "doctor/ask.rs", "routing/lookup/http.rs"]),
     ("hyper_rustls", &["routing/lookup/http.rs"]),
-    ("http_body_util", &["cli/admin/", "routing/lookup/http.rs"]),
+    ("http_body_util", &["cli/admin/", "doctor/ask.rs", "routing/lookup/http.rs"]),
     ("ldap3", &["routing/lookup/ldap.rs", "routing/lookup/ldap/"]),
     ("serde", &["config/file/", "admin/api/"]),
     ("toml", &["config/file/"]),

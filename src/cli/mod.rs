@@ -7,6 +7,7 @@ mod certificates;
 mod check;
 mod completions;
 mod config;
+mod doctor;
 mod limits;
 mod log_level;
 mod lookups;
@@ -47,6 +48,8 @@ enum Command {
     Serve(serve::Serve),
     /// Read the configuration and everything it names, say what is wrong with it, and start nothing.
     Check(check::Check),
+    /// Walk the way of a login and say what is wrong with it, and what to do.
+    Doctor(doctor::Doctor),
     /// Say where a user would go, and why.
     ///
     /// By the configuration and the sources that it names, as if all backends were up; with --running or --admin, by what the
@@ -116,6 +119,7 @@ impl Arguments {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::Route(route) => route.run(),
             Command::Status(status) => status.run(),
             Command::Top(top) => top.run(),

@@ -1,5 +1,5 @@
 //! Opening a link: name, TCP, PROXY header, TLS, greeting, capabilities, ID. The only place that dials IMAP servers.
-//! Not here: logging in, retries.
+//! Not here: logging in, retries; the same step by step (`examine.rs`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -86,7 +86,7 @@ async fn set_up(
     Ok(link)
 }
 
-fn proxy_header(version: ProxyVersion, caller: Option<&Caller<'_>>) -> Vec<u8> {
+pub(super) fn proxy_header(version: ProxyVersion, caller: Option<&Caller<'_>>) -> Vec<u8> {
     let Some(caller) = caller else { return proxy_header::encode_local(version == ProxyVersion::V2) };
     match version {
         ProxyVersion::V1 => proxy_header::encode_v1(caller.client, caller.local),
@@ -117,16 +117,16 @@ pub(super) async fn greeted<S: AsyncRead + AsyncWrite + Unpin>(
     aside: &mut Aside,
 ) -> Result<(Wire<S>, Capabilities), LinkError> {
     let mut wire = Wire::new(stream);
-    let capabilities = match greeting(&mut wire).await? {
+    let capabilities = match capabilities_in(&greeting(&mut wire).await?) {
         Some(capabilities) => capabilities,
         None => wire.capabilities(Keep::Alerts, aside).await?,
     };
     Ok((wire, capabilities))
 }
 
-/// Reads the greeting. Only `* OK` will do: PREAUTH would make us somebody we never asked to be, and STARTTLS impossible
-/// (CVE-2020-14093).
-async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Result<Option<Capabilities>, LinkError> {
+/// Reads the greeting, and gives what stands behind its OK. Only `* OK` will do: PREAUTH would make us somebody we never
+/// asked to be, and STARTTLS impossible (CVE-2020-14093).
+pub(super) async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Result<Vec<u8>, LinkError> {
     let line = wire.next().await.map_err(|error| LinkError {
         kind: match error.kind {
             Some(BackendError::Protocol) => Some(BackendError::Greeting),
@@ -136,7 +136,7 @@ async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Resu
         ..error
     })?;
     if let Response::Status { tag: None, status: Status::Ok, text } = response::read(&line) {
-        return Ok(capabilities_in(text));
+        return Ok(text.to_vec());
     }
     let shown = escape(line.get(..200).unwrap_or(&line).trim_ascii_end()).to_string();
     Err(LinkError::down(Some(BackendError::Greeting), format!("greeting: {shown}")))
@@ -144,7 +144,15 @@ async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Resu
 
 /// Greeting and STARTTLS in clear. Never goes on without TLS; everything that was learnt is forgotten.
 pub(super) async fn start_tls<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> Result<S, LinkError> {
-    let (mut wire, capabilities) = greeted(stream, &mut Aside::default()).await?;
+    let (wire, capabilities) = greeted(stream, &mut Aside::default()).await?;
+    ask_for_tls(wire, &capabilities).await
+}
+
+/// STARTTLS, where it is offered; gives the stream for the handshake.
+pub(super) async fn ask_for_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    mut wire: Wire<S>,
+    capabilities: &Capabilities,
+) -> Result<S, LinkError> {
     if !capabilities.has("STARTTLS") {
         return Err(LinkError::misconfigured(BackendError::StartTls, "it does not offer STARTTLS"));
     }
@@ -208,7 +216,7 @@ async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Resu
     for (tried, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(1);
         let share = deadline.saturating_duration_since(Instant::now()) / left;
-        last = match timeout_at(Instant::now() + share, connect_to(backend, *address)).await {
+        last = match timeout_at(Instant::now() + share, connect_to(backend.source(address.is_ipv6()), *address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             // Another address does not help, and the backend is not to blame.
             Ok(Err(error)) if is_ours(&error) => {
@@ -224,7 +232,7 @@ async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Resu
     Err(last)
 }
 
-async fn connect_to(backend: &Backend, address: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect_to(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -233,7 +241,7 @@ async fn connect_to(backend: &Backend, address: SocketAddr) -> io::Result<TcpStr
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    if let Some(source) = backend.source(address.is_ipv6()) {
+    if let Some(source) = source {
         // The port is chosen at connect, when the destination is known: 64k ports per source and destination, not in all.
         // A kernel without this works too, with fewer ports.
         #[cfg(target_os = "linux")]
@@ -252,7 +260,7 @@ fn is_ours(error: &io::Error) -> bool {
 
 /// Whether that address leads to one of our listeners. One that listens on all addresses is met on loopback and on every
 /// address of this machine.
-fn is_own(destination: SocketAddr, own: &[SocketAddr]) -> bool {
+pub fn is_own(destination: SocketAddr, own: &[SocketAddr]) -> bool {
     let address = destination.ip().to_canonical();
     own.iter().filter(|listener| listener.port() == destination.port()).any(|listener| {
         let listening = listener.ip().to_canonical();

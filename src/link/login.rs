@@ -343,6 +343,10 @@ fn is_quotable(bytes: &[u8]) -> bool {
 
 /// What a tagged NO or BAD means. Nothing of its text goes into the log: some servers repeat what they were sent.
 fn refused(status: Status, text: &[u8]) -> LinkError {
+    meant(status, text).saying(text)
+}
+
+fn meant(status: Status, text: &[u8]) -> LinkError {
     let code = Code::of(text);
     let word = if status == Status::Bad { "BAD" } else { "NO" };
     let detail = code.map_or_else(|| word.to_owned(), |code| format!("{word} [{}]", code.name()));

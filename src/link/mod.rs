@@ -1,8 +1,10 @@
 //! A link: one connection from us to a backend, and how far it has come. `connect.rs` opens it, `login.rs` logs in on it,
-//! `lending.rs` makes it fit for its user's next session, `wire.rs` moves the lines, `id.rs` says who the client is. What was learnt from one backend lives and dies with its
+//! `lending.rs` makes it fit for its user's next session, `wire.rs` moves the lines, `id.rs` says who the client is, `examine.rs`
+//! goes the same way step by step for whoever looks for a fault. What was learnt from one backend lives and dies with its
 //! link. Not here: which backend, retries, deadlines (the caller's, but for the last word; dropping any future here closes the link).
 
 mod connect;
+mod examine;
 mod id;
 mod lending;
 mod login;
@@ -28,6 +30,8 @@ use wire::{Aside, Wire};
 #[cfg(test)]
 mod tests;
 
+pub use connect::is_own;
+pub use examine::{Idled, Opening, Said, Unopened};
 pub use lending::{Lent, Used};
 pub use resolve::Names;
 
@@ -144,6 +148,31 @@ pub struct LinkError {
     pub refusal: Refusal,
     /// Where the backend says the user is at home (RFC 2221): host and port.
     pub referral: Option<(String, u16)>,
+    /// What stood behind its NO, BAD or BYE.
+    pub said: Words,
+}
+
+/// A server's own words, as it sent them. Not for logs, and so they print as dots: some servers repeat what they were sent,
+/// passwords too.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Words(Box<[u8]>);
+
+impl Words {
+    /// These.
+    pub fn new(words: &[u8]) -> Self {
+        Self(words.into())
+    }
+
+    /// The words.
+    pub fn reveal(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("•••")
+    }
 }
 
 impl<State, S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Link<State, S> {
@@ -170,7 +199,12 @@ impl std::error::Error for LinkError {}
 
 impl LinkError {
     fn new(kind: Option<BackendError>, refusal: Refusal, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), refusal, referral: None }
+        Self { kind, detail: detail.into(), refusal, referral: None, said: Words::default() }
+    }
+
+    /// In these words.
+    fn saying(self, words: &[u8]) -> Self {
+        Self { said: Words::new(words), ..self }
     }
 
     /// The backend is not there for the moment; another try makes sense.

@@ -72,7 +72,7 @@ impl Names {
     ///
     /// # Errors
     /// Why that is not known.
-    pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         let found = match host.parse::<IpAddr>() {
             Ok(address) => [address].into(),
             Err(_) => self.ask(host, port).await?,

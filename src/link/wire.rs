@@ -23,6 +23,8 @@ pub(super) struct Wire<S> {
     said: usize,
     /// It said BYE: whatever it still answers, it will hang up.
     pub(super) bye: bool,
+    /// In what words.
+    last_words: Vec<u8>,
 }
 
 /// The tag of one command: 80 random bits. An answer that was sent before its question cannot carry it, so it cannot be
@@ -65,6 +67,11 @@ impl Tag {
         Self(random::word(16))
     }
 
+    /// Whether this is it.
+    pub(super) fn is(&self, tag: &[u8]) -> bool {
+        self.0.as_bytes() == tag
+    }
+
     /// `<tag> <command>CRLF`
     pub(super) fn command(&self, command: &[u8]) -> Zeroizing<Vec<u8>> {
         let mut line = Zeroizing::new(Vec::with_capacity(self.0.len() + command.len() + 3));
@@ -78,7 +85,7 @@ impl Tag {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, responses: Responses::default(), said: 0, bye: false }
+        Self { stream, responses: Responses::default(), said: 0, bye: false, last_words: Vec::new() }
     }
 
     /// A wire on which a session has talked; what of that was read and not seen is at its front.
@@ -98,6 +105,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             return Err(LinkError::protocol("more bytes in clear behind the answer to STARTTLS"));
         }
         Ok(self.stream)
+    }
+
+    /// What it says from here on is counted anew: it is the answer to another command.
+    pub(super) fn count_anew(&mut self) {
+        self.said = 0;
     }
 
     /// Whether nothing was read that was not looked at.
@@ -135,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
             let mut chunk = Zeroizing::new([0; 2048]);
             match self.stream.read(&mut *chunk).await {
-                Ok(0) => return Err(LinkError::closed("it closed the connection")),
+                Ok(0) => return Err(LinkError::closed("it closed the connection").saying(&self.last_words)),
                 Ok(n) => self.responses.push(chunk.get(..n).unwrap_or_default()),
                 Err(error) => return Err(LinkError::closed(format!("while reading: {error}"))),
             }
@@ -189,7 +201,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// An untagged line, which is about the link itself or meant for the client.
     fn untagged(&mut self, read: Response<'_>, line: &[u8], keep: Keep, aside: &mut Aside) -> Result<(), LinkError> {
         match read {
-            Response::Status { status: Status::Bye, .. } => self.bye = true,
+            Response::Status { status: Status::Bye, text, .. } => {
+                self.bye = true;
+                self.last_words = text.to_vec();
+            }
             Response::Status { status: Status::PreAuth, .. } => {
                 return Err(LinkError::protocol("PREAUTH behind the greeting"));
             }

@@ -75,6 +75,11 @@ impl Plan {
         &self.warnings
     }
 
+    /// The certificates that clients meet, if they meet any.
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.acceptor.as_deref().map(Acceptor::certificates)
+    }
+
     /// The rules, with everything loaded that they need.
     pub fn router(&self) -> &Router {
         &self.router

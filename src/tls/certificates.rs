@@ -27,6 +27,7 @@ use tokio_rustls::rustls;
 use crate::config::{self, CertificateFiles, Finding};
 use pair::{Fault, Pair};
 
+pub(super) use chain::disorder;
 pub(super) use directory::pairs as directory_pairs;
 pub(super) use pair::read_chain;
 pub use shown::ServedCertificate;
@@ -132,6 +133,12 @@ impl Certificates {
     /// and when they expire in seconds since 1970.
     pub fn expiries(&self) -> impl Iterator<Item = (&str, i64)> {
         self.entries.iter().map(|entry| (entry.name.as_str(), entry.pair.not_after))
+    }
+
+    /// A host name that the default certificate is for, if it is for any. Of a wildcard, `mail` in its place.
+    pub fn default_host(&self) -> Option<String> {
+        let name = self.entries.first()?.pair.names.first()?;
+        Some(name.strip_prefix("*.").map_or_else(|| name.to_string(), |parent| format!("mail.{parent}")))
     }
 
     /// The name for metrics of the certificate that is shown to whoever asks for this host name; where it has several, of

@@ -35,31 +35,8 @@ impl Connector {
     /// # Errors
     /// All that is wrong with them.
     pub fn new(tls: &TlsClient) -> Result<Self, Vec<Finding>> {
-        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
-        let mut findings = Vec::new();
-        let mut read = Reading(Context::new(&SHA256));
-        let name = ServerName::try_from(tls.name.clone());
-        if name.is_err() {
-            findings.push(finding(None, format!("tls_name: {:?} is neither a host name nor an IP address", tls.name)));
-        }
-        let verifier = noted(verifier(tls, &provider, &mut read), &mut findings);
-        let identity = tls.client.as_ref().map(|files| identity(files, &mut read)).transpose();
-        let identity = noted(identity, &mut findings);
-        let (Ok(name), Some(verifier), Some(identity)) = (name, verifier, identity) else { return Err(findings) };
-        read.part(tls.name.as_bytes());
-
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| vec![finding(None, format!("TLS towards backends: {error}"))])?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        let config = match (identity, &tls.client) {
-            (Some((chain, key)), Some(files)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
-                vec![finding(Some(&files.key), format!("{}: cannot be used: {error}", files.key.value.display()))]
-            })?,
-            _ => builder.with_no_client_auth(),
-        };
-        Ok(Self { name, tls: TlsConnector::from(Arc::new(config)), read: read.digest() })
+        let (name, config, read) = settings(tls, |verifier| verifier)?;
+        Ok(Self { name, tls: TlsConnector::from(Arc::new(config)), read })
     }
 
     /// That of a backend; `None` for one that is spoken to in clear.
@@ -92,6 +69,39 @@ impl Connector {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The name to ask for, the settings for it, and the digest of what was read. `judged` may put another verifier in the place of
+/// the one that the settings ask for.
+pub(super) fn settings(
+    tls: &TlsClient,
+    judged: impl FnOnce(Arc<dyn ServerCertVerifier>) -> Arc<dyn ServerCertVerifier>,
+) -> Result<(ServerName<'static>, ClientConfig, [u8; 32]), Vec<Finding>> {
+    let provider = Arc::new(crypto::aws_lc_rs::default_provider());
+    let mut findings = Vec::new();
+    let mut read = Reading(Context::new(&SHA256));
+    let name = ServerName::try_from(tls.name.clone());
+    if name.is_err() {
+        findings.push(finding(None, format!("tls_name: {:?} is neither a host name nor an IP address", tls.name)));
+    }
+    let verifier = noted(verifier(tls, &provider, &mut read), &mut findings);
+    let identity = tls.client.as_ref().map(|files| identity(files, &mut read)).transpose();
+    let identity = noted(identity, &mut findings);
+    let (Ok(name), Some(verifier), Some(identity)) = (name, verifier, identity) else { return Err(findings) };
+    read.part(tls.name.as_bytes());
+
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| vec![finding(None, format!("TLS towards backends: {error}"))])?
+        .dangerous()
+        .with_custom_certificate_verifier(judged(verifier));
+    let config = match (identity, &tls.client) {
+        (Some((chain, key)), Some(files)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
+            vec![finding(Some(&files.key), format!("{}: cannot be used: {error}", files.key.value.display()))]
+        })?,
+        _ => builder.with_no_client_auth(),
+    };
+    Ok((name, config, read.digest()))
 }
 
 /// The settings of a TLS client that finds its servers itself, and verifies them: for lookups over HTTPS.

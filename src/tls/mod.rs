@@ -1,11 +1,12 @@
 //! TLS in both directions, and [`Stream`]: what a connection is from here on, encrypted or not. `certificates.rs` holds
 //! the certificates clients meet, `accept.rs` does the handshake with clients, `connect.rs` the one with
-//! backends, `facts.rs` tells what one with a client gave, `watch.rs` says when the files are to be read again. Not here: IMAP,
+//! backends, `examine.rs` one that only looks, `facts.rs` tells what one with a client gave, `watch.rs` says when the files are to be read again. Not here: IMAP,
 //! deadlines (the caller's).
 
 mod accept;
 mod certificates;
 mod connect;
+mod examine;
 mod facts;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,6 +25,7 @@ pub use certificates::{Certificates, SelfSignedError, ServedCertificate};
 #[cfg(test)]
 pub(crate) use connect::tests::Pki;
 pub use connect::{Connector, client_config};
+pub use examine::{Examiner, Flaw, Seen, Shown, Unshaken};
 pub use facts::{ClientCertificate, Facts, Verified};
 pub use watch::{Stamp, Watch};
 

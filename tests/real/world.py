@@ -180,10 +180,10 @@ def make_certificates(folder, name):
     issue_certificate(folder)
 
 
-def issue_certificate(folder):
+def issue_certificate(folder, days=7):
     """Another mail.pem with mail.key, by the authority that is there."""
     openssl("req", *EC, "-subj", "/CN=localhost", "-keyout", "new.key", "-out", "mail.csr", cwd=folder)
-    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "7", "-extfile", "names"]
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", str(days), "-extfile", "names"]
     openssl("x509", "-req", "-in", "mail.csr", *signed, "-out", "new.pem", cwd=folder)
     for kind in ("key", "pem"):
         (folder / f"new.{kind}").replace(folder / f"mail.{kind}")

@@ -39,10 +39,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod backends;
 mod asked;
+mod backends;
 mod beginning;
 mod commands;
+mod doctor;
 mod hostile;
 mod limits;
 mod metrics;
@@ -52,8 +53,8 @@ mod proxy;
 mod relay;
 mod reload;
 mod routing;
-mod status;
 mod sessions;
+mod status;
 mod steering;
 mod tls;
 mod trace;

@@ -8,7 +8,8 @@ use axum::{Extension, Router};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::{moment, said};
+use super::parts::moment;
+use super::said;
 use crate::config::ListenerTls;
 use crate::process::Phase;
 use crate::steer::{HISTORY_STEP, Quantiles, Steering};

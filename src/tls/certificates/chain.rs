@@ -13,7 +13,7 @@ use crate::imap::escape;
 use crate::tls::facts::rfc2253;
 
 /// The first certificate that does not belong where it stands, and what to do about it.
-pub(super) fn disorder(chain: &[CertificateDer<'_>], algorithms: &WebPkiSupportedAlgorithms) -> Option<String> {
+pub(in crate::tls) fn disorder(chain: &[CertificateDer<'_>], algorithms: &WebPkiSupportedAlgorithms) -> Option<String> {
     // A leaf alone is in order. One that its root has issued needs nothing behind it.
     if chain.len() < 2 {
         return None;
