@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use mailmux::process::Phase;
 use mailmux::relay::{Terms, Times, relay};
+use mailmux::trace::Tap;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -193,8 +194,13 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
                 let minute = Duration::from_mins(1);
                 let times = Times { idle: minute, half_closed: minute, write: minute };
                 let (_phase, stop) = watch::channel(Phase::Running);
-                let terms =
-                    Terms { times, spread: || Duration::ZERO, keep: which == Loop::Keeping, pulse: Arc::default() };
+                let terms = Terms {
+                    times,
+                    spread: || Duration::ZERO,
+                    keep: which == Loop::Keeping,
+                    pulse: Arc::default(),
+                    tap: Tap::default(),
+                };
                 relay(client, backend, terms, stop, oneshot::channel().1).await;
             }
             Loop::Copy => {

@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::imap::{Event, Heard, Login, Offer, Preauth, Welcome};
+use crate::imap::{Event, Heard, Login, Offer, Preauth, UserName, Welcome, said};
 use crate::outcome::Ending;
 use crate::process::Phase;
 use crate::stream::Buffered;
+use crate::trace::Tap;
 
 /// What is read at once. The machine is stepped until it has used it up before more is read, so this bounds what a
 /// client can make us answer before it has to read.
@@ -35,6 +36,7 @@ pub struct Dialogue<S> {
     id: Vec<(Vec<u8>, Vec<u8>)>,
     deadline: Instant,
     phase: watch::Receiver<Phase>,
+    tap: Tap,
     /// The machine has ended, and has said its own goodbye.
     ended: bool,
 }
@@ -49,8 +51,8 @@ pub enum Asked {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
-    /// A dialogue that has not said anything yet.
-    pub fn new(stream: S, offer: Offer, deadline: Instant, phase: watch::Receiver<Phase>) -> Self {
+    /// A dialogue that has not said anything yet; `tap` hears what may be heard of it.
+    pub fn new(stream: S, offer: Offer, deadline: Instant, phase: watch::Receiver<Phase>, tap: Tap) -> Self {
         let input = Zeroizing::new(vec![0; READ]);
         Self {
             stream,
@@ -60,13 +62,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
             id: Vec::new(),
             deadline,
             phase,
+            tap,
             ended: false,
         }
     }
 
     /// Says the greeting. Not after STARTTLS, where the client speaks next.
     pub async fn greet(&mut self) -> Result<(), Ending> {
+        self.listen();
         self.machine.greet(&mut self.out);
+        self.tap.hear(if self.tap.is_wanted() { said(&self.out).collect() } else { Vec::new() });
         self.flush().await
     }
 
@@ -110,14 +115,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     /// Says NO to the login that [`next`](Self::next) gave; the client may try again.
     pub async fn refuse(&mut self, reply: &[u8]) -> Result<(), Ending> {
         self.machine.refuse(reply, &mut self.out);
+        if self.tap.is_nobodys_again() {
+            self.machine.transcribe(self.tap.is_wanted());
+        }
         self.flush().await
     }
 
+    /// This user wants to be let in: who looks at its sessions looks at this one.
+    pub fn known_as(&mut self, user: &UserName) {
+        self.listen();
+        self.tap.known_as(user);
+        // Nobody may be looking any more, and somebody may have begun to.
+        self.machine.transcribe(self.tap.is_wanted());
+    }
+
     /// Says OK to the login and gives up the client: its stream, with what it pipelined behind the login in front.
-    pub async fn hand_over(mut self, welcome: &Welcome) -> Result<Buffered<S>, Ending> {
+    pub async fn hand_over(mut self, welcome: &Welcome) -> Result<(Buffered<S>, Tap), Ending> {
+        let before = self.out.len();
         let pipelined = self.machine.accept(welcome, &mut self.out);
+        if self.tap.is_wanted() {
+            self.tap.hear(said(self.out.get(before..).unwrap_or_default()).collect());
+        }
         match timeout_at(self.deadline, write(&mut self.stream, &self.out)).await {
-            Ok(Ok(())) => Ok(Buffered::new(self.stream, pipelined)),
+            Ok(Ok(())) => Ok((Buffered::new(self.stream, pipelined), self.tap)),
             Ok(Err(ending)) => Err(ending),
             Err(_) => Err(Ending::LoginTimeout),
         }
@@ -154,7 +174,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     /// Not cancel safe: what was half written is lost with the future, and the dialogue with it.
     async fn event(&mut self) -> Result<Event, Ending> {
         loop {
-            if let Some(event) = self.machine.step(&mut self.out) {
+            self.listen();
+            let event = self.machine.step(&mut self.out);
+            self.tap.hear(self.machine.spoken());
+            if let Some(event) = event {
                 return Ok(event);
             }
             self.flush().await?;
@@ -172,7 +195,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
         }
     }
 
+    /// Asks whether somebody looks at this session, or may.
+    fn listen(&mut self) {
+        if let Some(wanted) = self.tap.turn() {
+            self.machine.transcribe(wanted);
+        }
+    }
+
     async fn flush(&mut self) -> Result<(), Ending> {
+        self.tap.hear(self.machine.spoken());
         if self.out.is_empty() {
             return Ok(());
         }

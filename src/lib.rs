@@ -15,8 +15,9 @@
 //! A link that has outlived its session goes back to the [`pool`], if what was said on it leaves no doubt that it can be made
 //! clean: `imap/tracker.rs` judges, [`link`] cleans, and the same user may have it again.
 //!
-//! Around the journey: [`probe`] looks after backends, [`sessions`] knows who is in, [`history`] what the last hour was like, [`steer`] is what operators do to a
-//! running server (reload, drain, hold, move, kick); [`server`] puts everything together, and puts another configuration in
+//! Around the journey: [`probe`] looks after backends, [`sessions`] knows who is in, [`history`] what the last hour was like,
+//! [`trace`] shows what one user's sessions say, [`steer`] is what operators do to a running server (reload, drain, hold, move,
+//! kick, trace); [`server`] puts everything together, and puts another configuration in
 //! its place while it runs. [`process`] is what the process does to itself and hands on to the next one; [`conduct`] is its
 //! life, from signal to signal. [`doctor`] walks the way of a login from outside, and says what is wrong with it.
 //!
@@ -40,6 +41,7 @@ pub mod random;
 pub mod secret_file;
 pub mod stream;
 pub mod tally;
+pub mod trace;
 
 // The journey, in its order.
 pub mod listener;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room (a file or folder in `src/`) and what it may import of the others.
-const ROOMS: [(&str, &[&str]); 34] = [
+const ROOMS: [(&str, &[&str]); 35] = [
     // Below everything. `imap` knows one thing outside: the closed list of how a session ends.
     ("imap", &["outcome"]),
     ("stream", &[]),
@@ -18,6 +18,7 @@ const ROOMS: [(&str, &[&str]); 34] = [
     ("network", &[]),
     ("secret_file", &["imap"]),
     ("tally", &[]),
+    ("trace", &["imap"]),
     ("metrics", &["imap", "outcome"]),
     ("process", &["config"]),
     // The steps.
@@ -26,7 +27,7 @@ const ROOMS: [(&str, &[&str]); 34] = [
     ("origin", &["proxy_header"]),
     ("admission", &["config", "network", "outcome", "tally"]),
     ("tls", &["config", "imap"]),
-    ("dialogue", &["imap", "outcome", "process", "stream"]),
+    ("dialogue", &["imap", "outcome", "process", "stream", "trace"]),
     ("limits", &["config", "imap", "network", "outcome", "tally"]),
     ("backend", &["config", "imap", "metrics", "outcome", "random", "tls"]),
     ("sessions", &["backend", "imap", "outcome", "pulse", "random"]),
@@ -35,7 +36,7 @@ const ROOMS: [(&str, &[&str]); 34] = [
     ("pool", &["backend", "config", "imap", "link", "metrics", "random"]),
     ("history", &["metrics", "outcome"]),
     ("probe", &["backend", "config", "imap", "link", "metrics", "random", "secret_file"]),
-    ("relay", &["imap", "outcome", "process", "pulse"]),
+    ("relay", &["imap", "outcome", "process", "pulse", "trace"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
     // Those who know the others.
     (
@@ -62,6 +63,7 @@ const ROOMS: [(&str, &[&str]); 34] = [
             "sessions",
             "stream",
             "tls",
+            "trace",
         ],
     ),
     (
@@ -88,16 +90,17 @@ const ROOMS: [(&str, &[&str]); 34] = [
             "sessions",
             "steer",
             "tls",
+            "trace",
         ],
     ),
     (
         "steer",
         &[
             "backend", "config", "history", "imap", "limits", "metrics", "network", "origin", "outcome", "process",
-            "routing", "server", "sessions", "tls",
+            "routing", "server", "sessions", "tls", "trace",
         ],
     ),
-    ("admin", &["config", "imap", "metrics", "process", "pulse", "steer"]),
+    ("admin", &["config", "imap", "metrics", "network", "process", "pulse", "steer", "tally", "trace"]),
     ("conduct", &["process", "steer"]),
     (
         "doctor",
@@ -165,7 +168,7 @@ const HOMES: [(&str, &[&str]); 43] = [
     ("ldap3", &["routing/lookup/ldap.rs", "routing/lookup/ldap/"]),
     ("serde", &["config/file/", "admin/api/"]),
     ("toml", &["config/file/"]),
-    ("humantime", &["config/", "cli/units.rs"]),
+    ("humantime", &["config/", "cli/units.rs", "trace/"]),
     (
         "ipnet",
         &[

@@ -1,23 +1,27 @@
 //! The admin port: HTTP for Prometheus, for whoever asks whether mailmux is well, and for operators, whether they are programs
-//! (`api/`) or look at it (`page.rs`). It has no state of its own and is of no use to a slow or hostile caller: every connection is one request, bounded in size, time and
-//! number.
+//! (`api/`) or look at it (`page.rs`). It has no state of its own but for who was wrong about the token (`gate.rs`), and is of
+//! no use to a slow or hostile caller: every connection is one request, bounded in size, time and number.
 //!
-//! Who may do what: whether mailmux lives and is ready is told to everybody, and the status page is theirs, which holds nothing; all else takes the token, where there is one;
-//! what changes something always takes it. Over the socket in the file system no token is asked for: only its owner can open
-//! it.
+//! Who may do what (`gate.rs`): whether mailmux lives and is ready is told to everybody, and the status page is theirs, which
+//! holds nothing; all else takes the token, where there is one; what changes something always takes it. Over the socket in the
+//! file system no token is asked for: only its owner can open it.
 
+mod answers;
 mod api;
+mod audit;
+mod gate;
 mod page;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aws_lc_rs::constant_time;
 use axum::extract::{Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -31,7 +35,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use self::answers::finished;
 pub use self::api::api;
+use self::audit::Audit;
+use self::gate::{About, Gate};
 use crate::imap::Secret;
 use crate::metrics::Metrics;
 use crate::process::Phase;
@@ -47,9 +54,6 @@ const BUFFER_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
 /// Descriptors kept back.
 const SPARE: usize = 4;
-const SCHEME: &[u8] = b"Bearer ";
-/// Said to whoever wants to change something where nobody could be told from a stranger.
-const NO_TOKEN: &str = "changes need [admin] token_file, or [admin] socket and somebody who may open it\n";
 /// How long a stop waits for answers that are on their way.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The first and the longest wait after a failed accept (out of file descriptors).
@@ -75,6 +79,8 @@ pub struct State {
     pub phase: watch::Receiver<Phase>,
     /// The bearer token, as it is now.
     pub token: watch::Receiver<Option<Arc<Secret>>>,
+    /// The names under which mailmux is asked, besides its addresses.
+    pub names: watch::Receiver<Arc<[String]>>,
     /// What changes something: [`api()`].
     pub api: Router,
 }
@@ -83,8 +89,8 @@ pub struct State {
 #[derive(Clone)]
 pub struct Look(pub Arc<dyn Fn() + Send + Sync>);
 
-impl std::fmt::Debug for Look {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Look")
     }
 }
@@ -94,7 +100,7 @@ impl std::fmt::Debug for Look {
 pub async fn serve(listener: Listener, state: State, mut closed: oneshot::Receiver<()>) {
     let mut phase = state.phase.clone();
     let metrics = Arc::clone(&state.metrics);
-    let router = router(state, matches!(listener, Listener::Local(_)));
+    let router = router(state);
     let mut connections = JoinSet::new();
     let mut wait = ACCEPT_WAIT.0;
     let mut spare = Spare::default();
@@ -105,9 +111,9 @@ pub async fn serve(listener: Listener, state: State, mut closed: oneshot::Receiv
             _ = &mut closed => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener), if connections.len() < CONNECTIONS => match accepted {
-                Ok(stream) => {
+                Ok((stream, caller)) => {
                     wait = ACCEPT_WAIT.0;
-                    connections.spawn(answer(stream, router.clone()));
+                    connections.spawn(answer(stream, caller, router.clone()));
                 }
                 Err(error) if is_the_peers(&error) => {}
                 // Whoever asks what is wrong gets an answer.
@@ -156,22 +162,54 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-async fn accept(listener: &Listener) -> io::Result<Box<dyn Stream>> {
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+enum Caller {
+    /// Somebody on the network.
+    Network(SocketAddr),
+    /// A process of this machine that may open the socket: its user, and its number where the kernel tells it.
+    Local { uid: u32, pid: Option<i32> },
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.fmt(f),
+            Self::Local { uid, pid: Some(pid) } => write!(f, "socket uid={uid} pid={pid}"),
+            Self::Local { uid, pid: None } => write!(f, "socket uid={uid}"),
+        }
+    }
+}
+
+async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, Caller)> {
     Ok(match listener {
-        Listener::Network(tcp) => Box::new(tcp.accept().await?.0),
-        Listener::Local(unix) => Box::new(unix.accept().await?.0),
+        Listener::Network(tcp) => {
+            let (stream, address) = tcp.accept().await?;
+            (Box::new(stream), Caller::Network(address))
+        }
+        Listener::Local(unix) => {
+            let (stream, _) = unix.accept().await?;
+            let peer = stream.peer_cred()?;
+            (Box::new(stream), Caller::Local { uid: peer.uid(), pid: peer.pid() })
+        }
     })
 }
 
-/// Set once the caller of a connection has been let in to change something.
+/// How many seconds more a connection may last, once its caller has been let in to something that takes its time.
 #[derive(Debug, Clone, Default)]
-struct Patience(Arc<AtomicBool>);
+struct Patience(Arc<AtomicU64>);
+
+impl Patience {
+    fn extend(&self, time: Duration) {
+        self.0.store(time.as_secs(), Ordering::Relaxed);
+    }
+}
 
 /// One connection, one request. No keep-alive: a scrape every few seconds does not need it, and a connection that may
 /// not wait for anything cannot be held open.
-async fn answer(stream: Box<dyn Stream>, router: Router) {
+async fn answer(stream: Box<dyn Stream>, caller: Caller, router: Router) {
     let patience = Patience::default();
-    let service = TowerToHyperService::new(router.layer(Extension(patience.clone())));
+    let service = TowerToHyperService::new(router.layer(Extension(patience.clone())).layer(Extension(caller)));
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(BUFFER_BYTES).max_headers(HEADERS).header_read_timeout(None);
     // Whatever went wrong is the caller's affair: it gets no answer, or hyper's 400 or 431.
@@ -179,31 +217,59 @@ async fn answer(stream: Box<dyn Stream>, router: Router) {
         _ = http.serve_connection(TokioIo::new(stream), service) => {}
         () = async {
             sleep(REQUEST_TIME).await;
-            if patience.0.load(Ordering::Relaxed) {
-                sleep(CHANGE_TIME).await;
-            }
+            sleep(Duration::from_secs(patience.0.load(Ordering::Relaxed))).await;
         } => {}
     }
 }
 
-fn router(state: State, is_local: bool) -> Router {
+fn router(state: State) -> Router {
     let api = state.api.clone();
+    let gate = Gate::new(state.token.clone(), state.names.clone());
+    let door = Arc::new(Door { gate, metrics: Arc::clone(&state.metrics) });
     let phase = Extension(state.phase.clone());
-    let state = Arc::new(state);
-    let guarded = Arc::clone(&state);
-    let demands = move |needed: Needed| {
-        let guard = Guard { state: Arc::clone(&guarded), needed, is_local };
-        middleware::from_fn_with_state(guard, demand_token)
-    };
     Router::new()
         .route("/metrics", get(metrics))
-        .fallback(StatusCode::NOT_FOUND)
-        .layer(demands(Needed::IfThereIsOne))
         .route("/healthz", get("ok"))
         .route("/readyz", get(ready))
         .merge(page::paths())
-        .with_state(state)
-        .nest("/api/v1", api.layer(phase).fallback(StatusCode::NOT_FOUND).layer(demands(Needed::Always)))
+        .with_state(Arc::new(state))
+        .nest("/api/v1", api.layer(phase))
+        .fallback(StatusCode::NOT_FOUND)
+        .layer(middleware::from_fn_with_state(door, attend))
+}
+
+/// What all requests of a door pass.
+struct Door {
+    gate: Gate,
+    metrics: Arc<Metrics>,
+}
+
+/// Lets a request in or not, and sees its answer out.
+async fn attend(
+    Shared(door): Shared<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    Extension(patience): Extension<Patience>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (request, body) = request.into_parts();
+    let (method, path) = (request.method.clone(), request.uri.path().to_owned());
+    let audit = (About::of(&request) == About::Change).then(|| Audit::begin(caller, &request));
+    let answer = match door.gate.admit(caller, &request).await {
+        Ok(about) => {
+            if about == About::Change {
+                patience.extend(CHANGE_TIME);
+            }
+            next.run(Request::from_parts(request, body)).await
+        }
+        Err(refused) => refused,
+    };
+    let answer = finished(&method, &path, answer).await;
+    door.metrics.admin().answered(answer.status().as_u16());
+    if let Some(audit) = audit {
+        audit.end(answer.status());
+    }
+    answer
 }
 
 async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
@@ -219,49 +285,6 @@ async fn ready(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str) 
         Phase::Running => (StatusCode::OK, "ready"),
         Phase::Succeeded | Phase::Draining | Phase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     }
-}
-
-/// When a token is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Needed {
-    IfThereIsOne,
-    Always,
-}
-
-#[derive(Debug, Clone)]
-struct Guard {
-    state: Arc<State>,
-    needed: Needed,
-    is_local: bool,
-}
-
-/// Stands before everything but what everybody may know, unknown paths too, so that a stranger does not learn what there is.
-async fn demand_token(Shared(guard): Shared<Guard>, request: Request, next: Next) -> Response {
-    let token = guard.state.token.borrow().clone();
-    match token {
-        _ if guard.is_local => {}
-        Some(token) if bears(request.headers(), &token) => {}
-        Some(_) => return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response(),
-        None if guard.needed == Needed::Always => return (StatusCode::FORBIDDEN, NO_TOKEN).into_response(),
-        None => {}
-    }
-    if guard.needed == Needed::Always
-        && let Some(Patience(patience)) = request.extensions().get()
-    {
-        patience.store(true, Ordering::Relaxed);
-    }
-    next.run(request).await
-}
-
-/// RFC 6750 2.1. Compared in constant time: the port may be open to a network.
-fn bears(headers: &HeaderMap, token: &Secret) -> bool {
-    let Some((scheme, given)) =
-        headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked(SCHEME.len()))
-    else {
-        return false;
-    };
-    scheme.eq_ignore_ascii_case(SCHEME)
-        && constant_time::verify_slices_are_equal(given.trim_ascii_start(), token.reveal()).is_ok()
 }
 
 /// The peer went away between connecting and being accepted.

@@ -729,6 +729,8 @@ pub struct Admin {
     pub token_file: Option<At<PathBuf>>,
     /// A socket in the file system, for whoever may open it.
     pub socket: Option<At<PathBuf>>,
+    /// Names under which the port is asked, besides addresses and localhost.
+    pub names: Vec<String>,
 }
 
 /// `[log]`

@@ -11,6 +11,7 @@ use std::mem;
 use super::response::{Status, status_line};
 use super::tag::{self, Tag};
 use super::tracker::{Dirt, Farewell, Tracker};
+use super::transcript::{Spoken, Transcript, Voice};
 use lines::{Line, Lines};
 
 pub use super::tracker::{Remains, Reset};
@@ -37,6 +38,8 @@ pub struct Follower {
     said: Said,
     /// Only where somebody will ask what remains.
     tracker: Option<Box<Tracker>>,
+    /// Only while somebody wants to see what is said.
+    transcript: Option<Box<Transcript>>,
 }
 
 /// What was said of the session's end.
@@ -109,7 +112,11 @@ impl Follower {
     /// Takes bytes that the backend sent.
     pub fn from_backend(&mut self, mut bytes: &[u8]) {
         while !self.doubt && !bytes.is_empty() {
+            let (before, literal) = (bytes, self.backend.literal);
             let line = self.backend.next(&mut bytes);
+            if let Some(transcript) = &mut self.transcript {
+                transcript.hear(Voice::Backend, parts(before, bytes, literal).1);
+            }
             let heard = line.and_then(|line| line.map_or(Ok(()), |line| self.hear_backend(&line)));
             if heard.is_err() {
                 self.give_up();
@@ -189,6 +196,26 @@ impl Follower {
         Remains::Dirty(dirt.words())
     }
 
+    /// From now on what is said is written down, or no more: of each side from the next command or response on.
+    pub fn transcribe(&mut self, on: bool) {
+        self.transcript = on.then(|| Box::new(Transcript::new(self.is_in_command(), self.is_in_response())));
+        if self.doubt
+            && let Some(transcript) = &mut self.transcript
+        {
+            transcript.doubt();
+        }
+    }
+
+    /// Whether what is said is written down.
+    pub fn is_transcribed(&self) -> bool {
+        self.transcript.is_some()
+    }
+
+    /// What was written down since this was asked last.
+    pub fn spoken(&mut self) -> Vec<Spoken> {
+        self.transcript.as_mut().map_or_else(Vec::new, |transcript| transcript.take())
+    }
+
     /// The client is inside a command, or inside its DONE.
     pub fn is_in_command(&self) -> bool {
         matches!(self.talk, Talk::Within | Talk::Waiting) || !self.client.is_at_start()
@@ -213,13 +240,17 @@ impl Follower {
 
     /// The client's next line, if it ends in `bytes`. The tracker sees every byte, even of lines that come in pieces.
     fn next_line<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Line<'a>>, Doubt> {
-        let before = *bytes;
-        let literal = usize::try_from(self.client.literal).unwrap_or(usize::MAX).min(before.len());
+        let (before, literal) = (*bytes, self.client.literal);
         let line = self.client.next(bytes)?;
-        if let Some(tracker) = &mut self.tracker {
-            let (literal, text) = before[..before.len() - bytes.len()].split_at(literal);
-            tracker.hear_literal(literal);
-            tracker.hear_text(text);
+        if self.tracker.is_some() || self.transcript.is_some() {
+            let (literal, text) = parts(before, bytes, literal);
+            if let Some(tracker) = &mut self.tracker {
+                tracker.hear_literal(literal);
+                tracker.hear_text(text);
+            }
+            if let Some(transcript) = &mut self.transcript {
+                transcript.hear(Voice::Client, text);
+            }
         }
         Ok(line)
     }
@@ -229,6 +260,9 @@ impl Follower {
         (self.client, self.backend) = (Lines::default(), Lines::default());
         if let Some(tracker) = &mut self.tracker {
             tracker.soil(Dirt::Doubt);
+        }
+        if let Some(transcript) = &mut self.transcript {
+            transcript.doubt();
         }
     }
 
@@ -256,6 +290,9 @@ impl Follower {
                 if literal.waits { Talk::Waiting } else { Talk::Within }
             }
         };
+        if let Some(transcript) = &mut self.transcript {
+            transcript.end_line(Voice::Client, literal.map(|literal| (literal.size, literal.waits)));
+        }
         Ok(())
     }
 
@@ -274,6 +311,9 @@ impl Follower {
         self.answer = Answer::Due;
         if let Some(tracker) = &mut self.tracker {
             tracker.hear_command(self.tag, rest);
+        }
+        if let Some(transcript) = &mut self.transcript {
+            transcript.hear_command(tag, name);
         }
         if REFRAMING.iter().any(|word| name.eq_ignore_ascii_case(word)) {
             return Err(Doubt);
@@ -302,6 +342,9 @@ impl Follower {
             Some(literal) if !literal.waits => return Err(Doubt),
             literal => literal.map_or(0, |literal| literal.size),
         };
+        if let Some(transcript) = &mut self.transcript {
+            transcript.end_line(Voice::Backend, literal.map(|literal| (literal.size, literal.waits)));
+        }
         Ok(())
     }
 
@@ -362,13 +405,24 @@ impl Follower {
             Talk::Waiting | Talk::Idling if !self.tag.is(tag) => {}
             Talk::Waiting if status == Status::Ok => return Err(Doubt),
             // The literal will not come.
-            Talk::Waiting => (self.talk, self.client.literal) = (Talk::Command, 0),
+            Talk::Waiting => {
+                (self.talk, self.client.literal) = (Talk::Command, 0);
+                if let Some(transcript) = &mut self.transcript {
+                    transcript.start_over();
+                }
+            }
             // Refused, or ended before its DONE.
             Talk::Idling => (self.talk, self.owed) = (Talk::Command, false),
             Talk::Command | Talk::Within => {}
         }
         Ok(())
     }
+}
+
+/// What was taken of `before` to leave `after`: of a literal of which so much was to come, and of the line behind it.
+fn parts<'a>(before: &'a [u8], after: &[u8], literal: u64) -> (&'a [u8], &'a [u8]) {
+    let taken = before.get(..before.len().saturating_sub(after.len())).unwrap_or_default();
+    taken.split_at(usize::try_from(literal).unwrap_or(usize::MAX).min(taken.len()))
 }
 
 /// The tag of a command and what stands behind its blank.

@@ -14,6 +14,7 @@ pub mod sasl;
 mod secret;
 mod tag;
 mod tracker;
+mod transcript;
 
 pub use capability::Capabilities;
 pub use follower::{Remains, Reset};
@@ -22,3 +23,4 @@ pub use login::{Credentials, Login, Mechanism};
 pub use preauth::{Event, Offer, Preauth};
 pub use reply::Welcome;
 pub use secret::{ForbiddenByte, Secret, UserName, escape};
+pub use transcript::{Spoken, Voice, said};

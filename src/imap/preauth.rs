@@ -10,6 +10,7 @@ use super::command::{self, Command, Line, Name, Wrong};
 use super::framer::{Frame, Framer};
 use super::heard::{Heard, Mistake};
 use super::sasl::{self, Exchange, Turn};
+use super::transcript::{Before, Spoken};
 use super::{Capabilities, Credentials, Login, Mechanism, Secret, UserName, Welcome, reply};
 use crate::outcome::Ending;
 
@@ -65,6 +66,8 @@ pub struct Preauth {
     heard: Heard,
     /// The client asked for capabilities, and so must hear of those that count after login.
     asked: bool,
+    /// Only where somebody wants to see what is said.
+    transcript: Option<Box<Before>>,
 }
 
 #[derive(Debug)]
@@ -85,7 +88,8 @@ impl Preauth {
     /// A machine at the start of a connection, or of its TLS.
     pub fn new(offer: Offer) -> Self {
         let scope = if offer.login { command::scope } else { command::scope_in_clear };
-        Self { offer, framer: Framer::new(scope), state: State::Idle, errors: 0, heard: Heard::default(), asked: false }
+        let (state, heard) = (State::Idle, Heard::default());
+        Self { offer, framer: Framer::new(scope), state, errors: 0, heard, asked: false, transcript: None }
     }
 
     /// The greeting. There is none after STARTTLS.
@@ -108,7 +112,12 @@ impl Preauth {
                 _ if self.errors >= ERRORS_MAX => return Some(self.end(Ending::TooManyErrors, out)),
                 _ => {}
             }
-            let event = match self.framer.pop()? {
+            let frame = self.framer.pop()?;
+            let before = out.len();
+            if let Some(transcript) = &mut self.transcript {
+                transcript.heard(&frame, self.framer.held());
+            }
+            let event = match frame {
                 Frame::Command(bytes) => self.command(&bytes, out),
                 Frame::Waits => {
                     self.literal(out);
@@ -122,6 +131,7 @@ impl Preauth {
                 Frame::TooLong => Some(self.end(Ending::TooLong, out)),
                 Frame::Foreign => Some(self.end(Ending::WrongProtocol, out)),
             };
+            self.show(out.get(before..));
             if event.is_some() {
                 return event;
             }
@@ -132,7 +142,9 @@ impl Preauth {
     pub fn refuse(&mut self, reply: &[u8], out: &mut Vec<u8>) {
         if let State::Attempt { tag, .. } = mem::replace(&mut self.state, State::Idle) {
             self.errors += 1;
+            let before = out.len();
             reply::line(out, &[&tag, b" NO ", reply]);
+            self.show(out.get(before..));
         }
     }
 
@@ -140,7 +152,9 @@ impl Preauth {
     pub fn challenge(&mut self, data: &[u8], out: &mut Vec<u8>) {
         match mem::replace(&mut self.state, State::Idle) {
             State::Attempt { tag, mechanism } => {
+                let before = out.len();
                 self.invite(data, out);
+                self.show(out.get(before..));
                 self.state = State::Challenged { tag, mechanism };
             }
             state => self.state = state,
@@ -162,6 +176,22 @@ impl Preauth {
     /// What the client has said so far.
     pub fn heard(&self) -> &Heard {
         &self.heard
+    }
+
+    /// From now on what is said is written down, or no more.
+    pub fn transcribe(&mut self, on: bool) {
+        self.transcript = on.then(Box::default);
+    }
+
+    /// What was written down since this was asked last. Not the greeting, nor what [`Preauth::accept`] says.
+    pub fn spoken(&mut self) -> Vec<Spoken> {
+        self.transcript.as_mut().map_or_else(Vec::new, |transcript| transcript.take())
+    }
+
+    fn show(&mut self, said: Option<&[u8]>) {
+        if let Some((transcript, said)) = self.transcript.as_mut().zip(said) {
+            transcript.said(said);
+        }
     }
 
     /// The bytes held.
@@ -246,6 +276,9 @@ impl Preauth {
         }
         let tag = line.tag.map(<[u8]>::to_vec);
         self.framer.abandon();
+        if let Some(transcript) = &mut self.transcript {
+            transcript.start_over();
+        }
         let (mistake, text): (_, &[u8]) = match tag {
             Some(_) => (Mistake::Arguments, BAD_ARGUMENTS),
             None => (Mistake::Tag, b"BAD Invalid tag."),

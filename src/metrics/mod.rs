@@ -7,6 +7,7 @@
 //! What is not counted but looked at (weights, kept answers ...) is told by whoever is asked for a scrape, just before
 //! [`Metrics::render`].
 
+mod admin;
 mod backend;
 mod backends;
 mod certificates;
@@ -33,6 +34,7 @@ use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use crate::imap::{Heard, Mechanism};
 use crate::outcome::{Ending, Limit};
 
+pub use admin::AdminMetrics;
 pub use backend::{BackendMetrics, BackendReading};
 use backends::Backends;
 pub use backends::ProbeKind;
@@ -64,6 +66,7 @@ pub struct Metrics {
     backends: Backends,
     certificates: Certificates,
     life: Life,
+    admin: AdminMetrics,
     internal_errors: IntCounter,
 }
 
@@ -89,6 +92,7 @@ impl Metrics {
             backends: Backends::new(&families)?,
             certificates: Certificates::new(&families)?,
             life: Life::new(&families)?,
+            admin: AdminMetrics::new(&families)?,
             internal_errors: families
                 .counter("mailmux_internal_errors_total", "Faults of mailmux itself; each is a bug.")?,
             registry,
@@ -156,6 +160,11 @@ impl Metrics {
     /// These certificates are in use, until then (seconds since 1970), and no others.
     pub fn certificates<'c>(&self, expiries: impl Iterator<Item = (&'c str, i64)>) {
         self.certificates.only(expiries);
+    }
+
+    /// Those of the admin port.
+    pub fn admin(&self) -> &AdminMetrics {
+        &self.admin
     }
 
     /// The configuration names these backends, and no others.

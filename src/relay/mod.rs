@@ -16,10 +16,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::imap::follower::Follower;
-use crate::imap::{Remains, Reset};
+use crate::imap::{Remains, Reset, Spoken, Voice, said};
 use crate::outcome::{Ending, Leave};
 use crate::process::Phase;
 use crate::pulse::{Bytes, Pulse};
+use crate::trace::Tap;
 use copy::{Found, Half, Heard};
 
 /// How much is read at once, and so the most that one direction can come to hold.
@@ -48,7 +49,7 @@ pub struct Times {
 }
 
 /// What a relay is to do besides.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Terms<F> {
     /// Its patience.
     pub times: Times,
@@ -58,6 +59,8 @@ pub struct Terms<F> {
     pub keep: bool,
     /// Beats whenever something moves, and is told how much has.
     pub pulse: Arc<Pulse>,
+    /// Hears what may be heard of what moves, while somebody wants that.
+    pub tap: Tap,
 }
 
 /// A link that has outlived its session: nothing on it is unanswered, unread or unwritten.
@@ -112,8 +115,8 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
     F: Fn() -> Duration,
 {
-    let Terms { times, spread, keep, pulse } = terms;
-    let mut pair = Pair::new(client, backend, times, keep, pulse);
+    let Terms { times, spread, keep, pulse, tap } = terms;
+    let mut pair = Pair::new(client, backend, times, keep, pulse, tap);
     async move {
         let mut alarm = pin!(sleep_until(pair.deadline().0));
         let mut stopped = pin!(stopped(&stop));
@@ -164,6 +167,7 @@ struct Pair<C, B> {
     bereft: Option<Instant>,
     keeping: Keeping,
     pulse: Arc<Pulse>,
+    tap: Tap,
 }
 
 /// Whether the link outlives the session.
@@ -192,9 +196,12 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    fn new(client: C, backend: B, times: Times, keep: bool, pulse: Arc<Pulse>) -> Self {
+    fn new(client: C, backend: B, times: Times, keep: bool, pulse: Arc<Pulse>, tap: Tap) -> Self {
+        let mut follower = if keep { Follower::tracking() } else { Follower::default() };
+        follower.transcribe(tap.is_wanted());
         Self {
             pulse,
+            tap,
             client,
             backend,
             to_backend: if keep { Half::withholding_end() } else { Half::default() },
@@ -202,7 +209,7 @@ where
             times,
             progress: Instant::now(),
             ending: None,
-            follower: if keep { Follower::tracking() } else { Follower::default() },
+            follower,
             leaving: None,
             bereft: None,
             keeping: if keep { Keeping::Hoped } else { Keeping::Off },
@@ -216,14 +223,20 @@ where
             scratch = vec![0; SCRATCH];
         }
         let before = (self.to_backend.moved(), self.to_client.moved(), self.ending);
+        if let Some(wanted) = self.tap.turn() {
+            self.follower.transcribe(wanted);
+            self.tap.hear(self.follower.spoken());
+        }
         let done = loop {
             let hear = |bytes: &[u8]| {
                 let passed = self.follower.from_client(bytes);
+                self.tap.hear(self.follower.spoken());
                 Heard { passed, stop: self.follower.logout() }
             };
             let to_backend = self.to_backend.poll(cx, &mut self.client, &mut self.backend, &mut scratch, hear);
             let hear = |bytes: &[u8]| {
                 self.follower.from_backend(bytes);
+                self.tap.hear(self.follower.spoken());
                 Heard { passed: bytes.len(), stop: false }
             };
             let to_client = self.to_client.poll(cx, &mut self.backend, &mut self.client, &mut scratch, hear);
@@ -287,10 +300,16 @@ where
             return false;
         }
         // Also a client that has only ended its own side is still to hear all of the last answer.
-        self.to_client.end_with(&match self.follower.logout_tag() {
-            Some(tag) => [b"* BYE Logging out\r\n", tag, b" OK Logout completed.\r\n"].concat(),
+        let last = match self.follower.logout_tag() {
+            Some(tag) => {
+                if self.tap.is_wanted() {
+                    self.tap.hear(vec![Spoken::new(Voice::Client, &[tag, b" LOGOUT"].concat())]);
+                }
+                [b"* BYE Logging out\r\n", tag, b" OK Logout completed.\r\n"].concat()
+            }
             None => Vec::new(),
-        });
+        };
+        self.say_last(&last);
         self.ending.get_or_insert(Ending::ClientLogout);
         self.keeping = Keeping::Sure { reset, marked };
         true
@@ -332,9 +351,18 @@ where
         if !self.to_client.is_clear() || !is_moment || self.follower.said_bye() {
             return false;
         }
-        self.to_client.end_with(leaving.ending.bye().unwrap_or_default());
         leaving.said = true;
+        let bye = leaving.ending.bye().unwrap_or_default();
+        self.say_last(bye);
         true
+    }
+
+    /// The client hears this, and then the end.
+    fn say_last(&mut self, words: &[u8]) {
+        if self.tap.is_wanted() {
+            self.tap.hear(said(words).collect());
+        }
+        self.to_client.end_with(words);
     }
 
     /// Nothing is left to wait for.

@@ -29,6 +29,7 @@ const BACKLOG: i32 = 64;
 pub(super) struct AdminDoors {
     open: Vec<AdminDoor>,
     token: watch::Sender<Option<Arc<Secret>>>,
+    names: watch::Sender<Arc<[String]>>,
     inherited: Vec<(AdminPlace, AdminSocket)>,
 }
 
@@ -65,7 +66,12 @@ pub(super) struct Fitted(Vec<(AdminPlace, Option<(AdminSocket, AdminSocket)>)>);
 
 impl Default for AdminDoors {
     fn default() -> Self {
-        Self { open: Vec::new(), token: watch::channel(None).0, inherited: Vec::new() }
+        Self {
+            open: Vec::new(),
+            token: watch::channel(None).0,
+            names: watch::channel(Arc::default()).0,
+            inherited: Vec::new(),
+        }
     }
 }
 
@@ -106,9 +112,10 @@ impl AdminDoors {
         if findings.is_empty() { Ok(Fitted(fitted)) } else { Err(findings) }
     }
 
-    /// These are all from now on, and this is the token.
-    pub(super) fn adopt(&mut self, fitted: Fitted, token: Option<Arc<Secret>>) {
+    /// These are all from now on, and this is the token, and who is asked for.
+    pub(super) fn adopt(&mut self, fitted: Fitted, token: Option<Arc<Secret>>, admin: Option<&config::Admin>) {
         self.token.send_replace(token);
+        self.names.send_replace(admin.map_or_else(Arc::default, |admin| admin.names.clone().into()));
         let mut before = std::mem::take(&mut self.open);
         for (place, sockets) in fitted.0 {
             if let Some((spare, bound)) = sockets {
@@ -139,6 +146,7 @@ impl AdminDoors {
                 look: admin::Look(Arc::new(move || looked_at.look())),
                 phase: phase.clone(),
                 token: self.token.subscribe(),
+                names: self.names.subscribe(),
                 api: admin::api(steering.clone()),
             };
             spawn(admin::serve(listener, state, closed));

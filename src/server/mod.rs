@@ -32,6 +32,7 @@ use crate::session::Grid;
 use crate::sessions::Sessions;
 use crate::steer::Steering;
 use crate::tls::{Acceptor, Stamp};
+use crate::trace::Traces;
 
 use admin_doors::{AdminDoors, AdminPlace, AdminSocket};
 pub use doors::Door;
@@ -72,6 +73,7 @@ pub struct State {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dialling: Arc<Dialling>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) traces: Arc<Traces>,
     pub(crate) history: Arc<History>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) memory: Arc<MemoryWatch>,
@@ -136,6 +138,7 @@ impl Plan {
             metrics: self.metrics,
             dialling: Arc::new(Dialling::new(names(&self.config), Vec::new())),
             sessions: Arc::default(),
+            traces: Arc::default(),
             history: Arc::default(),
             pool: Arc::new(pool),
             memory: Arc::new(MemoryWatch::new(self.config.limits.memory)),
@@ -145,7 +148,7 @@ impl Plan {
         };
         let state = Arc::new(state);
         doors.adopt(fitted, &state);
-        admin.adopt(admin_fitted, self.admin_token);
+        admin.adopt(admin_fitted, self.admin_token, state.config.admin.as_ref());
         state.settle(&doors);
         let current = watch::channel(state).0;
         let (probers, self_signed) = (self.probers, self.self_signed);

@@ -182,7 +182,7 @@ impl Running {
         self.routing.send_replace(Arc::clone(&state.router));
         self.doors.adopt(fitted, &state);
         self.doors.begin(&self.phase, self.alive.as_ref());
-        self.admin.adopt(admin_fitted, token);
+        self.admin.adopt(admin_fitted, token, state.config.admin.as_ref());
         self.admin.begin(&self.phase, &state.metrics, &self.steering);
         state.settle(&self.doors);
         before.router.retire(&state.router);

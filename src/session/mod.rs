@@ -31,6 +31,7 @@ use crate::relay::{Kept, Terms, Times, relay};
 use crate::server::{Door, State};
 use crate::stream::Buffered;
 use crate::tls::{Handshake, HandshakeError, Stream};
+use crate::trace::Tap;
 
 /// How long a connection over the limits of its network is held before it is closed, so that trying again at once does
 /// not pay.
@@ -97,9 +98,9 @@ impl Session {
                 return Err(ending);
             }
         };
-        let client = dialogue.hand_over(&admitted.welcome).await?;
+        let (client, tap) = dialogue.hand_over(&admitted.welcome).await?;
         drop(preauth);
-        Ok(Inside { client, admitted, _permit: permit })
+        Ok(Inside { client, tap, admitted, _permit: permit })
     }
 
     /// Reads the PROXY header of a peer that must send one.
@@ -157,13 +158,15 @@ impl Session {
     fn dialogue(&self, stream: Stream, certificate: Option<UserName>) -> Dialogue<Stream> {
         let login = self.origin.secure || self.door.config.allow_plaintext || self.origin.client.ip().is_loopback();
         let offer = Offer { starttls: false, login, mechanisms: self.door.mechanisms.clone(), certificate };
-        Dialogue::new(stream, offer, self.deadline, self.phase.clone())
+        let tap = Tap::new(&self.server.traces, &self.record.session);
+        Dialogue::new(stream, offer, self.deadline, self.phase.clone(), tap)
     }
 
     /// Talks in clear, without logins, until the client wants TLS.
     async fn await_starttls(&mut self, tcp: TcpStream) -> Result<TcpStream, Ending> {
         let offer = Offer { starttls: true, login: false, mechanisms: Vec::new(), certificate: None };
-        let mut dialogue = Dialogue::new(tcp, offer, self.deadline, self.phase.clone());
+        // Nothing that is worth looking at is said here.
+        let mut dialogue = Dialogue::new(tcp, offer, self.deadline, self.phase.clone(), Tap::default());
         let asked = match dialogue.greet().await {
             Ok(()) => dialogue.next().await,
             Err(ending) => Err(ending),
@@ -224,6 +227,7 @@ impl Session {
             self.origin.identified(dialogue.id(), trusted);
             self.record.client = self.origin.client;
             attempts += 1;
+            dialogue.known_as(login.authzid.as_ref().unwrap_or(&login.user));
             let client = Client { origin: &self.origin, tls: tls.as_ref(), attempts, session: &self.record.session };
             let attempt = Attempt::new(&self.server, &self.door, &client, &login);
             let tried = tokio::select! {
@@ -271,6 +275,7 @@ impl Session {
 /// A session that is logged in.
 struct Inside {
     client: Buffered<Stream>,
+    tap: Tap,
     admitted: Admitted,
     /// Counts it until it is over.
     _permit: Permit,
@@ -281,19 +286,20 @@ impl Inside {
     /// configuration of its beginning with all its users is not to last as long.
     async fn relay(self, session: Session) -> (Record, Ending) {
         let Session { server, door, mut record, origin, phase, .. } = session;
-        let Self { client, admitted, _permit } = self;
+        let Self { client, mut tap, admitted, _permit } = self;
         // Those with a bar count the session until it is over.
         let Admitted { link, welcome, route, stake, user: _user, mut ticket, presence: _presence } = admitted;
         let Route { backend, group, login, .. } = route;
         let pool = Arc::clone(&server.pool);
         let times = Times { idle: server.config.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
         drop((server, door, origin, welcome, group, login));
+        tap.note(format_args!("logged in at {}", backend.config.name));
         let active = backend.metrics.active();
         let client = backend.metrics.counted_client(client);
         let (stream, lent) = link.lend();
         let link = backend.metrics.counted_backend(stream);
         let told = ticket.told().unwrap_or_else(|| oneshot::channel().1);
-        let terms = Terms { times, spread: || backend.spread(), keep: stake.is_some(), pulse: ticket.pulse() };
+        let terms = Terms { times, spread: || backend.spread(), keep: stake.is_some(), pulse: ticket.pulse(), tap };
         let (_place, lent) = match &stake {
             Some(_) => (None, Some(lent)),
             None => (Some(lent.into_place()), None),

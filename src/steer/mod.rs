@@ -1,6 +1,6 @@
-//! What operators do to a running server: see who is in, give it another configuration, take a backend out of use and put it
-//! back, hold a user's logins, move a user, tell sessions to leave. Here is the work itself, on a page for each thing; who may ask for it, and how, is the business of
-//! `admin/` and `cli/`.
+//! What operators do to a running server: see who is in and what they say, give it another configuration, take a backend out of
+//! use and put it back, hold a user's logins, move a user, tell sessions to leave. Here is the work itself, on a page for each
+//! thing; who may ask for it, and how, is the business of `admin/` and `cli/`.
 
 mod backends;
 mod certificates;
@@ -11,6 +11,7 @@ mod metrics;
 mod routes;
 mod sessions;
 mod status;
+mod traces;
 mod users;
 
 use std::io;
@@ -70,6 +71,9 @@ pub enum SteerError {
     /// Sessions are still there although they were told to leave.
     #[error("{0} sessions are still there")]
     StillThere(usize),
+    /// Others look already.
+    #[error("there are as many traces as there may be at once; wait until one has ended")]
+    TooManyTraces,
 }
 
 impl Steering {

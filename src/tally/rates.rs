@@ -80,7 +80,8 @@ impl<K: Copy + Eq + Hash> Rates<K> {
         Self::with_most(every, burst, MOST_KEYS)
     }
 
-    fn with_most(every: Duration, burst: NonZeroU32, most: usize) -> Option<Self> {
+    /// The same with a bound of its own on how many keys are told apart.
+    pub fn with_most(every: Duration, burst: NonZeroU32, most: usize) -> Option<Self> {
         let clock = Ticks { since: Instant::now() };
         let store = Arc::new(Store {
             own: DashMapStateStore::default(),

@@ -36,7 +36,8 @@ refusal_grid = "10ms"
 "#;
 
 impl Running {
-    /// Starts one. Relative paths are taken from `folder`; `[admin]` and `[timeouts]` sections are added unless there are some.
+    /// Starts one. Relative paths are taken from `folder`; sections `[admin]` and `[timeouts]` are added unless they
+    /// are there.
     pub fn start(folder: &Path, config: &str) -> Self {
         let text = Self::complete(config);
         let config = Config::parse(&text, &folder.join("mailmux.toml")).unwrap_or_else(|findings| panic!("{findings}"));
@@ -99,7 +100,7 @@ impl Drop for Running {
 /// Asks an admin port; status and body.
 pub async fn get(admin: SocketAddr, path: &str, headers: &str) -> (u16, String) {
     let mut tcp = TcpStream::connect(admin).await.expect("the admin port");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n");
     tcp.write_all(request.as_bytes()).await.expect("written");
     let mut answer = String::new();
     soon("the admin port's answer", tcp.read_to_string(&mut answer)).await.expect("an answer");

@@ -39,7 +39,7 @@ impl World {
     /// Asks for a path below `/api/v1`; status and answer.
     async fn ask(&self, method: &str, path: &str) -> (u16, Value) {
         let mut stream = UnixStream::connect(self.folder.path().join("admin.sock")).await.expect("the socket");
-        let request = format!("{method} /api/v1/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        let request = format!("{method} /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("taken");
         let mut answer = String::new();
         soon("an answer", stream.read_to_string(&mut answer)).await.expect("UTF-8");

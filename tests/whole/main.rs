@@ -21,6 +21,7 @@
 //! | loose base64, loose OAuth grammar | `imap/sasl/` |
 //! | users told apart by words or by time | `transcripts/unknown-user.txt`, `session/grid.rs` |
 //! | brute force; victims locked out by it | `limits`, `src/limits/tests.rs` |
+//! | secrets and mail seen by who looks at a session | `trace`, `imap/transcript/tests.rs` |
 //! | log lines forged, passwords in logs | `process::no_line_of_the_log_can_be_forged` |
 //! | PROXY headers from strangers; malformed ones | `proxy`, `proxy_header/tests.rs` |
 //! | answers of a backend before the question | `link/tests.rs` (random tags) |
@@ -56,4 +57,5 @@ mod sessions;
 mod status;
 mod steering;
 mod tls;
+mod trace;
 mod transcripts;

@@ -2,6 +2,7 @@
 //! paths of one thing; each path asks [`Steering`] and tells what came of it. Not here: who may ask (the room above).
 
 mod backends;
+pub(super) mod openapi;
 mod certificates;
 mod config;
 mod limits;
@@ -12,6 +13,7 @@ mod routes;
 mod server;
 mod sessions;
 mod status;
+mod traces;
 mod users;
 
 use axum::Router;
@@ -37,6 +39,8 @@ pub fn api(steering: Steering) -> Router {
         .merge(certificates::paths())
         .merge(config::paths())
         .merge(sessions::paths())
+        .merge(traces::paths())
+        .merge(openapi::paths())
         .with_state(steering)
 }
 
@@ -46,6 +50,7 @@ fn failed(error: &SteerError) -> Response {
             StatusCode::NOT_FOUND
         }
         SteerError::StillThere(_) | SteerError::NoLog => StatusCode::CONFLICT,
+        SteerError::TooManyTraces => StatusCode::TOO_MANY_REQUESTS,
     };
     said(status, &json!({ "error": error.to_string() }))
 }
@@ -60,6 +65,6 @@ fn misunderstood(why: &str) -> Response {
     said(StatusCode::BAD_REQUEST, &json!({ "error": why }))
 }
 
-fn said(status: StatusCode, what: &Value) -> Response {
+pub(super) fn said(status: StatusCode, what: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{what}\n")).into_response()
 }

@@ -323,7 +323,15 @@ impl Check<'_> {
             let message = "is not loopback, so that token_file is needed\nexpected token_file = \"FILE\" beside it";
             self.report(section.site("address", &address.span), message);
         }
+        for name in &keys.names {
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            if name.get_ref().is_empty() || !name.get_ref().bytes().all(is_name) {
+                let message = "is no host name\nexpected a name without a port, such as \"mail.example.org\"";
+                self.report(section.site("names", &name.span()), message);
+            }
+        }
         Admin {
+            names: keys.names.iter().map(|name| name.get_ref().clone()).collect(),
             address: At { value: address.value, site: section.site("address", &address.span) },
             token_file: keys.token_file.as_ref().map(|path| self.path(section, "token_file", path)),
             socket: keys.socket.as_ref().map(|path| self.path(section, "socket", path)),

@@ -60,6 +60,7 @@ pub(in crate::config) fn one_backend(host: &str, port: u16) -> Config {
             address: At { value: file::Admin::default().address.value, site: site("admin.address") },
             token_file: None,
             socket: None,
+            names: Vec::new(),
         }),
         log: log(&file::Log::default()),
     }

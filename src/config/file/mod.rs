@@ -325,6 +325,7 @@ pub(super) struct Admin {
     pub(super) address: Written<SocketAddr>,
     pub(super) token_file: Option<Written<PathBuf>>,
     pub(super) socket: Option<Written<PathBuf>>,
+    pub(super) names: Vec<Spanned<String>>,
 }
 
 impl Default for Admin {
@@ -333,6 +334,7 @@ impl Default for Admin {
             address: Written::default_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143))),
             token_file: None,
             socket: None,
+            names: Vec::new(),
         }
     }
 }
