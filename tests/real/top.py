@@ -56,7 +56,10 @@ class Top(Operated):
     @classmethod
     def start(cls):
         cls.socket = cls.folder / "admin.sock"
-        cls.mailmux = Mailmux(cls.folder, cls.config(), admin=f'socket = "{cls.socket}"\n')
+        cls.token_file = cls.folder / "token"
+        cls.token_file.write_text("a-token\n")
+        admin = f'socket = "{cls.socket}"\ntoken_file = "{cls.token_file}"\n'
+        cls.mailmux = Mailmux(cls.folder, cls.config(), admin=admin)
         cls.addClassCleanup(lambda: cls.mailmux.stop())
 
     def setUp(self):
@@ -101,8 +104,9 @@ class Top(Operated):
         self.terminal.shows("SESS▾")
         self.terminal.keys("?")
         self.terminal.shows("order it by the next column")
-        self.terminal.keys("Escape", "p")
-        self.terminal.shows("paused")
+        # Escape and what comes at once behind it would be one key.
+        self.terminal.keys("x", "p")
+        self.terminal.shows("paused", "BACKEND")
         # Smaller than anything it is made for, and back.
         self.terminal.tmux("resize-window", "-x", "20", "-y", "5")
         self.terminal.shows("mailmux 0.")
@@ -136,10 +140,12 @@ class Top(Operated):
         program = self.folder / "mailmux"
         shutil.copy(MAILMUX, program)
         nobody = "setpriv --reuid 61234 --regid 61234 --clear-groups"
-        place = f"--admin 127.0.0.1:{self.mailmux.admin}"
+        place = f"--admin 127.0.0.1:{self.mailmux.admin} --token-file {self.token_file}"
         said = self.pid.with_name("said")
         self.terminal.keys("-l", f"prlimit --nproc=2 {nobody} {program} top {place} 2>{said}; echo ended: $?")
         self.terminal.keys("Enter")
+        until(lambda: "ended: " in self.terminal.screen().replace("ended: $", ""), "its end")
+        self.assertIn("ended: 101", self.terminal.screen(), said.read_text())
         self.terminal_is_as_before("ended: 101")
         self.assertIn("panicked", said.read_text())
 
