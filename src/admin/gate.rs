@@ -54,6 +54,9 @@ pub(super) struct Gate {
     delayed: Semaphore,
 }
 
+/// Why not, and how that is told.
+type Refused = (StatusCode, String);
+
 /// What a request is about, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum About {
@@ -99,8 +102,8 @@ impl Gate {
             return Ok(about);
         }
         let token = self.token.borrow().clone();
-        self.is_for_us(request, token.is_some())?;
-        is_from_us(request)?;
+        let asked = self.is_for_us(request, token.is_some()).and_then(|()| is_from_us(request));
+        asked.map_err(|(status, why)| no(status, &why))?;
         match token {
             _ if about == About::Page => Ok(about),
             Some(token) => self.demand(&token, address, &request.headers).await.map(|()| about),
@@ -114,7 +117,7 @@ impl Gate {
 
     /// Where no token is asked for, a page in somebody's browser could read everything here, once its name leads here
     /// (DNS rebinding). It then asks for that name.
-    fn is_for_us(&self, request: &Parts, has_token: bool) -> Result<(), Response> {
+    fn is_for_us(&self, request: &Parts, has_token: bool) -> Result<(), Refused> {
         if has_token {
             return Ok(());
         }
@@ -132,7 +135,7 @@ impl Gate {
         let name = escape(name.as_bytes());
         let words =
             format!("{name} is none of our names; ask for an address or localhost, or put it into [admin] names");
-        Err(no(StatusCode::MISDIRECTED_REQUEST, &words))
+        Err((StatusCode::MISDIRECTED_REQUEST, words))
     }
 
     /// RFC 6750 2.1. Compared in constant time: the port may be open to a network. Who was wrong too often is not heard for a
@@ -160,7 +163,7 @@ impl Gate {
 }
 
 /// Another site's page asks, by the browser of somebody who has access. To follow a link to the status page is all it may.
-fn is_from_us(request: &Parts) -> Result<(), Response> {
+fn is_from_us(request: &Parts) -> Result<(), Refused> {
     if request.uri.path() == METRICS {
         return Ok(());
     }
@@ -170,13 +173,13 @@ fn is_from_us(request: &Parts) -> Result<(), Response> {
         && headers.get(FETCH_MODE).is_some_and(|mode| mode == "navigate");
     let is_foreign = headers.get(FETCH_SITE).is_some_and(|site| site != "same-origin" && site != "none");
     if is_foreign && !follows_link {
-        return Err(no(StatusCode::FORBIDDEN, "pages of other sites may not ask for this"));
+        return Err((StatusCode::FORBIDDEN, "pages of other sites may not ask for this".to_owned()));
     }
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let from = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, from)| from.to_owned());
     match (from, host(request)) {
         (Some(from), Some(host)) if from.eq_ignore_ascii_case(&host) => Ok(()),
-        _ => Err(no(StatusCode::FORBIDDEN, "pages of other origins may not ask for this")),
+        _ => Err((StatusCode::FORBIDDEN, "pages of other origins may not ask for this".to_owned())),
     }
 }
 

@@ -78,10 +78,11 @@ class Api(Case):
 
     def test_schemathesis_finds_nothing(self):
         (self.folder / "schemathesis.toml").write_text(CONFIG.replace("TOKEN", TOKEN))
+        (self.folder / "openapi.json").write_text(json.dumps(self.document()))
         url = f"http://127.0.0.1:{self.mailmux.admin}"
         sessions = [self.log_in("bob@example.org"), self.log_in("cid@example.org")]
         done = subprocess.run(
-            [SCHEMATHESIS, "--config-file", "schemathesis.toml", "--no-color", "run", f"{url}/api/v1/openapi.json"],
+            [SCHEMATHESIS, "--config-file", "schemathesis.toml", "--no-color", "run", "openapi.json", "--url", url],
             cwd=self.folder,
             capture_output=True,
             text=True,

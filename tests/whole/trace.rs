@@ -150,7 +150,7 @@ async fn a_login_and_what_follows_is_shown_without_secrets() {
     client.hear("* 1 FETCH (BODY[] {12}\r\nsecret\r\n)\r\nx UID 7)\r\n").await;
     look.expect(&["client→ e APPEND INBOX {6+} ‹6 bytes›", "client→ f APPEND INBOX ~{4+} ‹4 bytes› (x)"]).await;
     look.expect(&["←backend * 1 FETCH (BODY[] {12} ‹12 bytes› UID 7)"]).await;
-    drop(client);
+    drop((client, call));
     look.expect(&["— no more of this session"]).await;
 }
 
@@ -272,7 +272,7 @@ async fn a_reader_that_does_not_read_does_not_slow_the_session() {
         let next = look.line().await;
         match next.strip_prefix("… ") {
             Some(words) => {
-                lost += words.split(' ').next().and_then(|count| count.parse::<u64>().ok()).expect("a count")
+                lost += words.split(' ').next().and_then(|count| count.parse::<u64>().ok()).expect("a count");
             }
             None => seen += 1,
         }
