@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::File;
+use super::{File, out};
 use crate::config::duration;
 use crate::doctor::{Patient, Report, Settings, examine, without_configuration};
 use crate::imap::UserName;
@@ -55,12 +55,12 @@ impl Doctor {
         let json = self.json;
         match self.report() {
             Ok(report) => {
-                if json {
-                    println!("{:#}", report.json());
+                let text = if json {
+                    format!("{:#}\n", report.json())
                 } else {
-                    println!("{}", report.to_string().trim_end());
-                }
-                if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+                    format!("{}\n", report.to_string().trim_end())
+                };
+                out::print(&text, if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Err(problem) => {
                 eprintln!("mailmux: {problem}");

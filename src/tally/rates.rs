@@ -386,7 +386,7 @@ mod tests {
         assert!(rates.has_one(2) && !rates.has_one(3));
         assert_eq!(shown(&rates), [(3, 24, 4)]);
         assert_eq!(rates.forgive_all(|key| key < 9), 1);
-        assert!(shown(&rates).is_empty() && rates.has_one(3) && rates.len() == 0);
+        assert!(shown(&rates).is_empty() && rates.has_one(3) && rates.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

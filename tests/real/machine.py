@@ -36,7 +36,7 @@ class Machine(unittest.TestCase):
         cls.commands, cls.blocks = pages.read()
         for path in (
             "etc/systemd/system", "etc/mailmux", "etc/haproxy", "etc/keepalived", "etc/fail2ban/filter.d", "etc/fail2ban/jail.d",
-            "etc/letsencrypt/renewal-hooks/deploy", "etc/ssl/mail", "etc/dovecot", "etc/perdition", "usr/bin", "usr/local/bin",
+            "etc/letsencrypt/renewal-hooks/deploy", "etc/ssl/mail", "etc/dovecot", "etc/perdition", "etc/prometheus", "etc/bash_completion.d", "usr/bin", "usr/local/bin",
             "run/mailmux", "stand-ins",
         ):
             (cls.folder / path).mkdir(parents=True)

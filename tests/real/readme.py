@@ -95,6 +95,15 @@ def knows_backend(case, command):
     case.assertIn("--backend <HOST:PORT>", said)
 
 
+def has_subcommand(case, command):
+    """One with the options that the page gives it."""
+    name, *words = command.split()[1:]
+    said = subprocess.run([MAILMUX, name, "--help"], capture_output=True, text=True, check=True).stdout
+    for word in words:
+        if word.startswith("--"):
+            case.assertIn(word, said)
+
+
 # What is not run here: pattern, why not, and what is checked instead.
 CANNOT = (
     (r"tests/run( \w+)?", "this is part of it", has_help("tests/run")),
@@ -110,12 +119,17 @@ CANNOT = (
     (r"kubectl .* create secret (?:tls|generic) .*", "there is no cluster", is_a_secret),
     (r"kubectl create namespace mailmux", "there is no cluster", is_namespace),
     (r"kubectl apply --kustomize deploy/kubernetes", "there is no cluster; tests/kubernetes looks at what it would apply", is_there("deploy/kubernetes/kustomization.yaml")),
-    (r"benches/webmail/run", "takes minutes", has_help("benches/webmail/run")),
+    (r"tests/real/run --only screenshots", "takes minutes", is_there("tests/real/screenshots.py")),
+    (r"benches/webmail/run(?: --rows off,watched)?", "takes minutes", has_help("benches/webmail/run")),
     (r"cargo bench --bench \w+", "takes minutes", is_bench),
     (r"cargo build --release( --locked)?", "takes minutes; the tests run on another build of the same", is_binary),
     (r"target/release/mailmux serve --backend \S+", "its ports are fixed, and may be taken", knows_backend),
     (r"apt install \S+\.deb", "would install it on this machine", is_there("deploy/debian")),
     (r"adduser --system .*", "would make a user on this machine", is_the_units_user),
+    (r"mailmux doctor.*", "its certificate is nobody's; doctor.py does it", has_subcommand),
+    (r"mailmux top", "needs a terminal; top.py does it", has_subcommand),
+    (r"mailmux trace .*", "takes minutes; api.py does it", has_subcommand),
+    (r"mailmux (?:kick --network|pardon --network|flush --user) .*", "there is nobody; commands.py does it", has_subcommand),
     (r"systemctl daemon-reload", "there may be no systemd", is_there(UNIT)),
     (r"systemctl enable mailmux", "there may be no systemd", is_there(UNIT)),
 )
@@ -130,6 +144,12 @@ RUNS = (
     r"mailmux reload",
     r"mailmux drain blue --for 1m",
     r"mailmux undrain blue",
+    r"mailmux (?:status|backends|backends blue|users --sort bytes|pool|lookups|certificates|limits|config)",
+    r"mailmux weight blue (?:0|configured)",
+    r"mailmux log-level debug --for 10m",
+    r"mailmux completions bash > /etc/bash_completion\.d/mailmux",
+    r"curl -s --unix-socket /run/mailmux/admin\.sock http://localhost/api/v1/backends",
+    r"promtool check rules \S+",
     r"curl --fail http://127\.0\.0\.1:9143/readyz",
     r"curl -s http://127\.0\.0\.1:9143/metrics \| grep .*",
     r"openssl s_client .*",
