@@ -187,6 +187,11 @@ impl Section {
         self.push(check, Status::Fail, text.into(), Some(took), trouble);
     }
 
+    /// Whether it has been found to be wrong in this way already.
+    pub(super) fn has(&self, kind: &str) -> bool {
+        self.checks.iter().any(|check| check.trouble.as_ref().is_some_and(|trouble| trouble.kind == kind))
+    }
+
     /// It could not be looked at, or there was no need; why.
     pub(super) fn skip(&mut self, check: &'static str, why: impl Into<String>) {
         self.push(check, Status::Skipped, why.into(), None, None);

@@ -143,6 +143,11 @@ pub(super) async fn known(section: &mut Section, running: &Running, config: &Con
         }
         (None, error) => {
             let why = error.unwrap_or("no backend").escape_debug().to_string();
+            // Once is enough.
+            if section.has("no_route") {
+                section.skip("running", format!("the mailmux that runs sends it nowhere either: {why}"));
+                return;
+            }
             let trouble = Trouble::new(
                 "no_route",
                 format!("The mailmux that runs sends this user nowhere: {why}."),

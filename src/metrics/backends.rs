@@ -1,5 +1,5 @@
-//! The metrics of backends and of the links to them: what there is and when it comes and goes; `backend.rs` moves it. What logins ask of the pool is in `pool.rs`, what groups and backends are
-//! at the moment of a scrape in `standing.rs`.
+//! The metrics of backends and of the links to them: what there is and when it comes and goes; `backend.rs` moves it. What
+//! logins ask of the pool is in `pool.rs`, what groups and backends are at the moment of a scrape in `standing.rs`.
 
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
 

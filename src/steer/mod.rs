@@ -30,7 +30,6 @@ use crate::metrics::Metrics;
 use crate::process::Role;
 use crate::routing::Router;
 use crate::server::{Order, State};
-pub use crate::sessions::{Dismissed, Filter, Page, Rank, Seen, SeenUser, Sort};
 
 pub use backends::{BackendReport, Drained};
 pub use certificates::ServedCertificate;
@@ -42,6 +41,7 @@ pub use status::{ListenerStatus, Status};
 pub use users::{KnownUser, LONGEST_HOLD, Moved};
 
 pub use crate::history::{Quantiles, STEP as HISTORY_STEP, Shown};
+pub use crate::sessions::{Dismissed, Filter, Page, Rank, Seen, SeenUser, Sort};
 
 /// Told to leave, a session is gone after this, whatever it was doing.
 const LEAVING: Duration = Duration::from_secs(10);

@@ -181,11 +181,9 @@ impl<K: Copy + Eq + Hash> Rates<K> {
 
     /// How many of these have nothing left. Looks at all of them, and takes nothing.
     pub fn exhausted(&self) -> usize {
-        let latest = nanos(self.clock.since.elapsed()).saturating_add(self.tolerance);
-        let has_one = |until: Option<Nanos>| {
-            if until.is_some_and(|until| until.as_u64() > latest) { Err(()) } else { Ok(((), Nanos::new(0))) }
-        };
-        self.store.own.iter().filter(|bucket| look(bucket, has_one).is_err()).count()
+        let mut count = 0;
+        self.each_empty(|_| count += 1);
+        count
     }
 
     fn make_room(&self) {

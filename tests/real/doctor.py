@@ -241,7 +241,7 @@ class Connecting(Doctor):
         said = self.examine("--timeout", "4s")
         self.assertEqual(self.troubles(said), self.expected)
         slow = [trouble["name"] for trouble in said["troubles"] if trouble["kind"] == "slow_dns"]
-        self.assertEqual(slow, ["slow"])
+        self.assertIn("slow", slow)
         # Each has words for people.
         for trouble in said["troubles"]:
             self.assertRegex(trouble["cause"], r"^[^\x00-\x1f]+\.$")

@@ -148,7 +148,7 @@ relay_idle = "{30 + number % 5}m"
     def test_reloads_in_a_row(self):
         for name, backend in self.backends.items():
             self.directly(backend, WANDERER, "create", f"at-{name}")
-        crowd, scrapes, self.clients = self.crowd(), Scrapes(self, self.mailmux), Loop(self)
+        crowd, scrapes, self.clients = self.crowd(), Scrapes(self, self.mailmux, "red"), Loop(self)
         counts = collections.Counter()
         stayed, now, began = [], 0, time.monotonic()
         for number in range(1, RELOADS + 1):

@@ -83,7 +83,7 @@ class Machine(unittest.TestCase):
         cls.config, cls.log = config, log
         programs = {
             # As if the configuration were where mailmux looks for it.
-            "mailmux": f'case "$*" in *--config*) exec {MAILMUX} "$@" ;; esac\nexec {MAILMUX} "$@" --config {config}',
+            "mailmux": f'case "$*" in *--config* | completions*) exec {MAILMUX} "$@" ;; esac\nexec {MAILMUX} "$@" --config {config}',
             # The journal of the unit is what mailmux wrote to standard error.
             "journalctl": f'[ "$1 $2" = "-u mailmux" ] || exit 1\nfor pattern; do :; done\ngrep -E "$pattern" {log}',
             "doveadm": f'exec doveadm -c {green}/dovecot.conf "$@"',
