@@ -15,7 +15,7 @@ const COLUMNS: [Column; 7] = [
     Column::new("REASON", "/reason", Kind::Text),
 ];
 
-/// Networks and users that are held off by [limits], since when, why and until when.
+/// Networks and users that are held off by limits, since when, why and until when.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Limits {

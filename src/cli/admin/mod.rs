@@ -34,7 +34,7 @@ question is not understood.";
 /// Which mailmux is asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Asked {
-    /// The configuration file, whose [admin] says where mailmux is asked.
+    /// The configuration file, whose section "admin" says where mailmux is asked.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
     /// Where mailmux is asked, in place of the configuration: HOST:PORT, or the path of its socket.
