@@ -6,19 +6,10 @@ import subprocess
 import unittest
 
 from top import Operated, Terminal
-from world import MAILMUX, WAIT, Mailmux, until
+from world import MAILMUX, WAIT, until
 
 
 class Commands(Operated):
-    @classmethod
-    def start(cls):
-        cls.socket = cls.folder / "admin.sock"
-        cls.token_file = cls.folder / "token"
-        cls.token_file.write_text("a-token-for-operators\n")
-        admin = f'socket = "{cls.socket}"\ntoken_file = "{cls.token_file}"\n'
-        cls.mailmux = Mailmux(cls.folder, cls.config(), admin=admin)
-        cls.addClassCleanup(cls.mailmux.stop)
-
     @classmethod
     def config(cls):
         return super().config() + '[log]\nlevel = "info"\n'

@@ -44,7 +44,17 @@ class Terminal:
 
 
 class Operated(Case):
-    """Users of both backends come and go, whatever their passwords hold."""
+    """A mailmux with a socket and a token for operators. Users of both backends come and go, whatever their passwords hold."""
+
+    @classmethod
+    def start(cls):
+        cls.socket = cls.folder / "admin.sock"
+        cls.token_file = cls.folder / "token"
+        cls.token_file.write_text("a-token-for-operators\n")
+        admin = f'socket = "{cls.socket}"\ntoken_file = "{cls.token_file}"\n'
+        cls.mailmux = Mailmux(cls.folder, cls.config(), admin=admin)
+        # Whichever runs by then.
+        cls.addClassCleanup(lambda: cls.mailmux.stop())
 
     def log_in(self, user="bob@example.org"):
         connection = self.connect()
@@ -53,15 +63,6 @@ class Operated(Case):
 
 
 class Top(Operated):
-    @classmethod
-    def start(cls):
-        cls.socket = cls.folder / "admin.sock"
-        cls.token_file = cls.folder / "token"
-        cls.token_file.write_text("a-token\n")
-        admin = f'socket = "{cls.socket}"\ntoken_file = "{cls.token_file}"\n'
-        cls.mailmux = Mailmux(cls.folder, cls.config(), admin=admin)
-        cls.addClassCleanup(lambda: cls.mailmux.stop())
-
     def setUp(self):
         folder = self.folder / self.id().rsplit(".", 1)[1]
         folder.mkdir()

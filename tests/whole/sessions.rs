@@ -2,6 +2,7 @@
 //! says.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
@@ -207,17 +208,22 @@ async fn who_waits_in_idle_is_shown_as_idle() {
     world.until("ann", "state", json!("active")).await;
 }
 
+/// A server that sends everybody to this backend.
+fn in_front_of(backend: &Backend, folder: &Path) -> Running {
+    std::fs::write(folder.join("token"), "s3cret\n").expect("written");
+    let config = format!(
+        "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n\
+         [admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"token\"\n{}[[route]]\nbackend = \"blue\"\n",
+        backend.section("blue")
+    );
+    Running::start(folder, &config)
+}
+
 #[tokio::test]
 async fn a_login_under_way_is_shown() {
     let silent = Backend::listen().await;
     let folder = tempfile::tempdir().expect("a scratch folder");
-    std::fs::write(folder.path().join("token"), "s3cret\n").expect("written");
-    let config = format!(
-        "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n\
-         [admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"token\"\n{}[[route]]\nbackend = \"blue\"\n",
-        silent.section("blue")
-    );
-    let server = Running::start(folder.path(), &config);
+    let server = in_front_of(&silent, folder.path());
     let mut client = Client::connect(server.at("plain")).await;
     client.hear(GREETING).await;
     let (_, nobody) = ask(server.admin, "GET", "/api/v1/sessions").await;
@@ -378,13 +384,7 @@ async fn one_session_is_kicked_by_its_id() {
 async fn a_kick_waits_for_a_moment_in_which_it_can_be_said() {
     let backend = Backend::listen().await;
     let folder = tempfile::tempdir().expect("a scratch folder");
-    std::fs::write(folder.path().join("token"), "s3cret\n").expect("written");
-    let config = format!(
-        "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n\
-         [admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"token\"\n{}[[route]]\nbackend = \"blue\"\n",
-        backend.section("blue")
-    );
-    let server = Running::start(folder.path(), &config);
+    let server = in_front_of(&backend, folder.path());
     let mut client = Client::connect(server.at("plain")).await;
     client.hear(GREETING).await;
     client.say("a LOGIN ann pass\r\n").await;

@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::parts::moment;
-use super::{failed, misunderstood, parameters, said};
+use super::parts::{Parameters, Wrong, moment};
+use super::{failed, said};
 use crate::config::duration;
 use crate::steer::{BackendReport, Steering};
 
@@ -62,16 +61,12 @@ async fn backend(State(steering): State<Steering>, Path(backend): Path<String>) 
 async fn drain(
     State(steering): State<Steering>,
     Path(backend): Path<String>,
-    how_long: Result<Query<HowLong>, QueryRejection>,
+    Parameters(how_long): Parameters<HowLong>,
 ) -> Response {
-    let how_long = match parameters(how_long) {
-        Ok(how_long) => how_long,
-        Err(answer) => return *answer,
-    };
     let patience = match how_long.r#for.as_deref().map(duration) {
         None => PATIENCE,
         Some(Ok(patience)) => patience,
-        Some(Err(why)) => return misunderstood(&format!("for: {why}")),
+        Some(Err(why)) => return Wrong::new(&format!("for: {why}")).into_response(),
     };
     match steering.drain(&backend, patience).await {
         Ok(drained) => said(StatusCode::OK, &json!({ "dismissed": drained.dismissed })),
@@ -89,19 +84,15 @@ async fn undrain(State(steering): State<Steering>, Path(backend): Path<String>) 
 async fn weight(
     State(steering): State<Steering>,
     Path(backend): Path<String>,
-    how_much: Result<Query<HowMuch>, QueryRejection>,
+    Parameters(how_much): Parameters<HowMuch>,
 ) -> Response {
-    let how_much = match parameters(how_much) {
-        Ok(how_much) => how_much,
-        Err(answer) => return *answer,
-    };
     let weight = match how_much.to.as_deref() {
         Some("configured") => None,
         Some(number) => match number.parse() {
             Ok(weight @ 0..=MOST_WEIGHT) => Some(weight),
-            _ => return misunderstood("to: expected a number from 0 to 1000, or configured"),
+            _ => return Wrong::new("to: expected a number from 0 to 1000, or configured").into_response(),
         },
-        None => return misunderstood("to is missing: a number from 0 to 1000, or configured"),
+        None => return Wrong::new("to is missing: a number from 0 to 1000, or configured").into_response(),
     };
     match steering.set_weight(&backend, weight) {
         Ok(()) => said(StatusCode::OK, &json!({})),

@@ -1,14 +1,15 @@
 //! The configuration in use, and how much is logged.
 
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{failed, misunderstood, said};
+use super::parts::{Parameters, Wrong};
+use super::{failed, said};
 use crate::config::{duration, log_level};
 use crate::steer::Steering;
 
@@ -29,15 +30,15 @@ struct Level {
     r#for: Option<String>,
 }
 
-async fn set_log_level(State(steering): State<Steering>, Query(level): Query<Level>) -> Response {
-    let Some(to) = level.to else { return misunderstood("to: a level is expected") };
+async fn set_log_level(State(steering): State<Steering>, Parameters(level): Parameters<Level>) -> Response {
+    let Some(to) = level.to else { return Wrong::new("to: a level is expected").into_response() };
     let to = match log_level(&to) {
         Ok(to) => to,
-        Err(why) => return misunderstood(&format!("to: {why}")),
+        Err(why) => return Wrong::new(&format!("to: {why}")).into_response(),
     };
     let time = match level.r#for.as_deref().map(duration).transpose() {
         Ok(time) => time,
-        Err(why) => return misunderstood(&format!("for: {why}")),
+        Err(why) => return Wrong::new(&format!("for: {why}")).into_response(),
     };
     match steering.set_log_level(to, time) {
         Ok(()) => said(StatusCode::OK, &json!({ "level": steering.log_level().as_str() })),

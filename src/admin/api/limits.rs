@@ -1,15 +1,15 @@
 //! Limits: who is held back, pardon.
 
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::parts::moment;
-use super::{misunderstood, said};
+use super::parts::{Parameters, Wrong, moment};
+use super::said;
 use crate::config::network;
 use crate::imap::UserName;
 use crate::steer::{Mark, Steering};
@@ -29,15 +29,15 @@ struct Page {
     after: Option<String>,
 }
 
-async fn list(State(steering): State<Steering>, Query(page): Query<Page>) -> Response {
+async fn list(State(steering): State<Steering>, Parameters(page): Parameters<Page>) -> Response {
     let limit = page.limit.map_or(Some(SHOWN), |limit| limit.parse().ok());
     let Some(limit) = limit.filter(|limit| (1..=MOST_SHOWN).contains(limit)) else {
-        return misunderstood("limit: a number from 1 to 1000 is expected");
+        return Wrong::new("limit: a number from 1 to 1000 is expected").into_response();
     };
     let after = match page.after.as_deref().map(Mark::read) {
         None => None,
         Some(Some(mark)) => Some(mark),
-        Some(None) => return misunderstood("after: the `next` of an answer is expected"),
+        Some(None) => return Wrong::new("after: the `next` of an answer is expected").into_response(),
     };
     let page = steering.held(limit, after).await;
     let held = page.held.iter().map(|held| {
@@ -61,17 +61,17 @@ struct Whom {
     user: Option<String>,
 }
 
-async fn pardon(State(steering): State<Steering>, Query(whom): Query<Whom>) -> Response {
+async fn pardon(State(steering): State<Steering>, Parameters(whom): Parameters<Whom>) -> Response {
     let pardoned = match (whom.network, whom.user) {
         (Some(text), None) => match network(&text) {
             Ok(networks) => steering.pardon_networks(networks).await,
-            Err(why) => return misunderstood(&format!("network: {why}")),
+            Err(why) => return Wrong::new(&format!("network: {why}")).into_response(),
         },
         (None, Some(user)) => match UserName::new(user.as_bytes()) {
             Ok(user) => steering.pardon_user(&user),
-            Err(why) => return misunderstood(&format!("user: {why}")),
+            Err(why) => return Wrong::new(&format!("user: {why}")).into_response(),
         },
-        _ => return misunderstood("either network or user is expected"),
+        _ => return Wrong::new("either network or user is expected").into_response(),
     };
     said(StatusCode::OK, &json!({ "pardoned": pardoned }))
 }

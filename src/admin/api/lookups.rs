@@ -1,14 +1,15 @@
 //! Lookups: how they do, flush.
 
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{failed, misunderstood, said};
+use super::parts::{Parameters, Wrong};
+use super::{failed, said};
 use crate::imap::UserName;
 use crate::steer::Steering;
 
@@ -40,10 +41,10 @@ struct What {
     user: Option<String>,
 }
 
-async fn flush(State(steering): State<Steering>, Query(what): Query<What>) -> Response {
+async fn flush(State(steering): State<Steering>, Parameters(what): Parameters<What>) -> Response {
     let user = match what.user.map(|user| UserName::new(user.as_bytes())).transpose() {
         Ok(user) => user,
-        Err(why) => return misunderstood(&format!("user: {why}")),
+        Err(why) => return Wrong::new(&format!("user: {why}")).into_response(),
     };
     match steering.flush(what.lookup.as_deref(), user.as_ref()).await {
         Ok(flushed) => said(StatusCode::OK, &json!({ "flushed": flushed })),

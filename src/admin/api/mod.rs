@@ -17,8 +17,6 @@ mod traces;
 mod users;
 
 use axum::Router;
-use axum::extract::Query;
-use axum::extract::rejection::QueryRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -53,16 +51,6 @@ fn failed(error: &SteerError) -> Response {
         SteerError::TooManyTraces => StatusCode::TOO_MANY_REQUESTS,
     };
     said(status, &json!({ "error": error.to_string() }))
-}
-
-/// The parameters of a request; or the answer to one that cannot be understood.
-fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Box<Response>> {
-    query.map(|Query(parameters)| parameters).map_err(|why| Box::new(misunderstood(&why.body_text())))
-}
-
-/// The request cannot be understood.
-fn misunderstood(why: &str) -> Response {
-    said(StatusCode::BAD_REQUEST, &json!({ "error": why }))
 }
 
 pub(super) fn said(status: StatusCode, what: &Value) -> Response {

@@ -1,15 +1,15 @@
 //! Where a user would go, and why.
 
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{failed, misunderstood, parameters, said};
+use super::parts::{Parameters, Wrong};
+use super::{failed, said};
 use crate::imap::UserName;
 use crate::steer::{Steering, Whence};
 
@@ -28,17 +28,13 @@ struct From {
 async fn route(
     State(steering): State<Steering>,
     Path(user): Path<String>,
-    from: Result<Query<From>, QueryRejection>,
+    Parameters(From { listener, client, server_name }): Parameters<From>,
 ) -> Response {
     let Ok(user) = UserName::new(user.as_bytes()) else {
-        return misunderstood("that is no user's name: it is empty or holds a control character");
-    };
-    let From { listener, client, server_name } = match parameters(from) {
-        Ok(from) => from,
-        Err(answer) => return *answer,
+        return Wrong::new("that is no user's name: it is empty or holds a control character").into_response();
     };
     let Ok(client) = client.as_deref().map(str::parse).transpose() else {
-        return misunderstood("client: expected an IP address");
+        return Wrong::new("client: expected an IP address").into_response();
     };
     let explained = match steering.explain(&user, Whence { listener, client, server_name }).await {
         Ok(explained) => explained,
