@@ -2,13 +2,12 @@
 //! here: whom to serve (`admission.rs`), TLS, any IMAP.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{self, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -36,14 +35,14 @@ pub struct Bound {
 
 /// Sockets that somebody else has opened for us: systemd, or the process that was here before.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<(SocketAddr, std::net::TcpListener)>);
+pub struct Inherited(Vec<(SocketAddr, TcpListener)>);
 
 impl Inherited {
     /// One more, for the listener whose address is written so. Without that, its own address is what counts.
     ///
     /// # Errors
     /// It is no socket that listens on an IP address.
-    pub fn add(&mut self, written: Option<SocketAddr>, socket: std::net::TcpListener) -> io::Result<()> {
+    pub fn add(&mut self, written: Option<SocketAddr>, socket: TcpListener) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let address = match written {
             Some(written) => written,
@@ -53,7 +52,7 @@ impl Inherited {
         Ok(())
     }
 
-    fn take(&mut self, written: SocketAddr) -> Option<std::net::TcpListener> {
+    fn take(&mut self, written: SocketAddr) -> Option<TcpListener> {
         let at = self.0.iter().position(|(address, _)| *address == written)?;
         Some(self.0.swap_remove(at).1)
     }
@@ -65,7 +64,7 @@ impl Inherited {
 }
 
 impl Bound {
-    /// Opens the socket, unless one was inherited for its address; `[::]` takes IPv4 too. To be called within a tokio runtime.
+    /// Opens the socket, unless one was inherited for its address; `[::]` takes IPv4 too.
     ///
     /// # Errors
     /// A finding that names the address, the reason and a remedy.
@@ -73,9 +72,10 @@ impl Bound {
         let written = config.address.value;
         let mut bind = || {
             let socket = match inherited.take(written) {
-                Some(socket) => TcpListener::from_std(socket)?,
+                Some(socket) => socket,
                 None => open(written)?,
             };
+            set_options(&socket)?;
             Ok(Self { address: socket.local_addr()?, socket })
         };
         bind().map_err(|error: io::Error| Finding {
@@ -88,9 +88,17 @@ impl Bound {
     ///
     /// # Errors
     /// There is no descriptor left.
-    pub fn share(&self) -> Result<std::net::TcpListener, Finding> {
-        let share = self.socket.as_fd().try_clone_to_owned().map(std::net::TcpListener::from);
+    pub fn share(&self) -> Result<TcpListener, Finding> {
+        let share = self.socket.try_clone();
         share.map_err(|error| Finding { site: None, message: format!("cannot share {}: {error}", self.address) })
+    }
+
+    /// One more who accepts here.
+    ///
+    /// # Errors
+    /// As for [`Self::share`].
+    pub fn also(&self) -> Result<Self, Finding> {
+        Ok(Self { address: self.address, socket: self.share()? })
     }
 
     /// The address listened on, with the port the kernel chose if it was asked to.
@@ -108,12 +116,14 @@ impl Bound {
         on_error: impl Fn(&io::Error),
         serve: impl Fn(TcpStream, SocketAddr),
     ) {
+        let listening = match net::TcpListener::from_std(self.socket) {
+            Ok(listening) => listening,
+            Err(error) => return on_error(&error),
+        };
         let serve = |(tcp, peer): (TcpStream, SocketAddr)| {
-            // A socket whose options cannot be set is one whose peer is gone; whoever reads from it will see that.
-            let _ = set_options(&tcp);
             serve(tcp, SocketAddr::new(peer.ip().to_canonical(), peer.port()));
         };
-        accept_all(|| self.socket.accept(), phase, on_error, serve).await;
+        accept_all(|| listening.accept(), phase, on_error, serve).await;
     }
 }
 
@@ -177,11 +187,12 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
-fn set_options(tcp: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(tcp);
+/// Once, on what listens: Linux gives what is accepted there the same options, which saves six calls for each connection.
+fn set_options(listening: &TcpListener) -> io::Result<()> {
+    let socket = SockRef::from(listening);
     // We write whole answers; waiting for more would only add delay.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;

@@ -17,7 +17,7 @@ use crate::process::{
     Confinement, MemoryWatch, Notifier, Phase, Predecessor, Privileges, Program, Role, Signals, harden,
     inherited_sockets, start_log, too_much,
 };
-use crate::server::{Plan, Server, Surroundings};
+use crate::server::{Plan, Server, Surroundings, Workers};
 
 /// Run the proxy in the foreground.
 #[derive(Debug, clap::Args)]
@@ -79,15 +79,22 @@ impl Serve {
         for words in too_much(&config.limits, descriptors, memory) {
             warn!("{words}");
         }
+        let (workers, _threads) = Workers::start(config.server.workers).map_err(StartError::Runtime)?;
+        // For all that is not a session.
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.server.workers)
+            .worker_threads(1)
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
         let served = runtime.block_on(async {
             let signals = Signals::take().map_err(StartError::Runtime)?;
             let Inherited { sockets, elders } = inherited;
-            let surroundings = Surroundings { sockets, log: Some(log.clone()), confinement: Some(confinement) };
+            let surroundings = Surroundings {
+                sockets,
+                log: Some(log.clone()),
+                confinement: Some(confinement),
+                workers: Some(workers),
+            };
             let server = self.build(config, surroundings)?;
             if let Some(pem) = server.self_signed() {
                 println!("{pem}");

@@ -91,7 +91,7 @@ async fn set_up(
     };
     let mut link = Link { wire, capabilities, aside, place: Place::default(), told: None, state: Greeted(()) };
     if let Some(caller) = caller {
-        link.identify(caller, backend.config.forward_id).await?;
+        link.announce(caller, backend.config.forward_id);
     }
     Ok(link)
 }
@@ -188,22 +188,39 @@ impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
     /// # Errors
     /// [`LinkError`].
     pub async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
-        let lasting = id::command(&caller.at_any_time(), forward, &self.capabilities);
-        if self.told == lasting {
-            return Ok(());
-        }
-        // Of a client that says nothing the backend is not to think what the one before has said.
-        let command = id::command(caller, forward, &self.capabilities).unwrap_or_else(|| b"ID NIL".to_vec());
-        self.told = lasting;
+        let Some(command) = self.introduction(caller, forward) else { return Ok(()) };
         match self.wire.ask(&command, Keep::Alerts, &mut self.aside).await? {
-            Answer::Refused(_, text) if Code::of(&text).is_some_and(|code| code.is("SERVERBUG")) => {
-                Err(LinkError::misconfigured(BackendError::ServerBug, "it answered ID with [SERVERBUG]"))
-            }
-            // No other failure matters: it then knows less about the client, that is all.
-            Answer::Ok(_) | Answer::Refused(..) => Ok(()),
+            Answer::Refused(_, text) => is_harmless(&text),
+            Answer::Ok(_) => Ok(()),
             Answer::Continue(_) => Err(LinkError::protocol("a + for ID")),
         }
     }
+
+    /// The same in one write with what is said next, which is a login: that saves the user a round trip.
+    pub fn announce(&mut self, caller: &Caller<'_>, forward: bool) {
+        if let Some(command) = self.introduction(caller, forward) {
+            self.wire.send_ahead(&command);
+        }
+    }
+
+    /// What it has not been told yet.
+    fn introduction(&mut self, caller: &Caller<'_>, forward: bool) -> Option<Vec<u8>> {
+        let lasting = id::command(&caller.at_any_time(), forward, &self.capabilities);
+        if self.told == lasting {
+            return None;
+        }
+        self.told = lasting;
+        // Of a client that says nothing the backend is not to think what the one before has said.
+        Some(id::command(caller, forward, &self.capabilities).unwrap_or_else(|| b"ID NIL".to_vec()))
+    }
+}
+
+/// No failure of ID matters, but for a server that is broken: it then knows less about the client, that is all.
+pub(super) fn is_harmless(refusal: &[u8]) -> Result<(), LinkError> {
+    if Code::of(refusal).is_some_and(|code| code.is("SERVERBUG")) {
+        return Err(LinkError::misconfigured(BackendError::ServerBug, "it answered ID with [SERVERBUG]"));
+    }
+    Ok(())
 }
 
 /// Tries the addresses of the host in turn, each with its share of the time that is left.

@@ -5,6 +5,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use super::LinkError;
+use super::connect::is_harmless;
 use crate::imap::Capabilities;
 use crate::imap::response::{self, Code, Response, Responses, Status};
 use crate::random;
@@ -25,6 +26,19 @@ pub(super) struct Wire<S> {
     pub(super) bye: bool,
     /// In what words.
     last_words: Vec<u8>,
+    ahead: Ahead,
+}
+
+/// A command that is not worth a round trip of its own: it goes out in one write with the next one, and its answer is expected
+/// before that one's.
+#[derive(Default)]
+enum Ahead {
+    #[default]
+    None,
+    /// Not sent yet.
+    Waiting(Tag, Zeroizing<Vec<u8>>),
+    /// Not answered yet.
+    Sent(Tag),
 }
 
 /// The tag of one command: 80 random bits. An answer that was sent before its question cannot carry it, so it cannot be
@@ -85,7 +99,14 @@ impl Tag {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, responses: Responses::default(), said: 0, bye: false, last_words: Vec::new() }
+        Self {
+            stream,
+            responses: Responses::default(),
+            said: 0,
+            bye: false,
+            last_words: Vec::new(),
+            ahead: Ahead::None,
+        }
     }
 
     /// A wire on which a session has talked; what of that was read and not seen is at its front.
@@ -122,8 +143,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Buffered::new(self.stream, self.responses.into_rest())
     }
 
+    /// Sends a command together with the next one. Its answer matters to nobody, unless it says that the server is broken.
+    pub(super) fn send_ahead(&mut self, command: &[u8]) {
+        let tag = Tag::new();
+        let line = tag.command(command);
+        self.ahead = Ahead::Waiting(tag, line);
+    }
+
     /// Writes and flushes all of it.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        let both = match std::mem::take(&mut self.ahead) {
+            Ahead::Waiting(tag, first) => {
+                self.ahead = Ahead::Sent(tag);
+                Some(Zeroizing::new([&first, bytes].concat()))
+            }
+            other => {
+                self.ahead = other;
+                None
+            }
+        };
+        let bytes = both.as_ref().map_or(bytes, |both| both);
         let written = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
@@ -165,7 +204,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) async fn answer(&mut self, tag: &Tag, keep: Keep, aside: &mut Aside) -> Result<Answer, LinkError> {
         loop {
             let response = self.next().await?;
-            match response::read(&response) {
+            let read = response::read(&response);
+            if let Ahead::Sent(ahead) = &self.ahead {
+                match read {
+                    Response::Status { tag: Some(answered), text, .. } if ahead.is(answered) => {
+                        self.ahead = Ahead::None;
+                        is_harmless(text)?;
+                        continue;
+                    }
+                    Response::Continue(_) => return Err(LinkError::protocol("a + for ID")),
+                    Response::Status { tag: Some(_), .. } | Response::Garbage => {}
+                    untagged => {
+                        self.untagged(untagged, &response, Keep::Alerts, aside)?;
+                        continue;
+                    }
+                }
+            }
+            match read {
                 Response::Continue(data) => return Ok(Answer::Continue(Zeroizing::new(data.to_vec()))),
                 Response::Status { tag: Some(answered), status, text } if answered == tag.0.as_bytes() => {
                     return match status {

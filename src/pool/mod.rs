@@ -410,7 +410,8 @@ impl Stake {
         proven.as_ref().is_some_and(|proven| proven.is(&self.visit.owner.credentials))
     }
 
-    fn backend(&self) -> &Arc<Backend> {
+    /// Where its link leads.
+    pub fn backend(&self) -> &Arc<Backend> {
         &self.visit.owner.account.backend
     }
 }

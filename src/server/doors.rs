@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::{State, spawn};
+use super::State;
+use super::workers::{Worker, Workers};
 use crate::config::{self, Finding};
 use crate::imap::Mechanism;
 use crate::listener::{Bound, Inherited};
@@ -29,10 +30,10 @@ pub struct Door {
 }
 
 /// All listeners.
-#[derive(Default)]
 pub(super) struct Doors {
     open: Vec<OpenDoor>,
     inherited: Inherited,
+    workers: Workers,
 }
 
 struct OpenDoor {
@@ -64,8 +65,8 @@ enum Socket {
 
 impl Doors {
     /// Doors that take these sockets before they open any.
-    pub(super) fn inheriting(inherited: Inherited) -> Self {
-        Self { open: Vec::new(), inherited }
+    pub(super) fn inheriting(inherited: Inherited, workers: Workers) -> Self {
+        Self { open: Vec::new(), inherited, workers }
     }
 
     /// Opens the sockets that are not open yet. Nothing else changes until [`Doors::adopt`]; what is returned may be dropped.
@@ -145,7 +146,19 @@ impl Doors {
         for open in &mut self.open {
             if let (Some(bound), Some(alive)) = (open.bound.take(), alive) {
                 info!(listener = %open.front.borrow().door.name, address = %open.address, "listening");
-                spawn(accept(bound, open.front.subscribe(), phase.clone(), alive.clone()));
+                let (first, others) = self.workers.acceptors();
+                let accepting = |worker: &Arc<Worker>, bound| {
+                    let here = (self.workers.clone(), Arc::clone(worker));
+                    worker.spawn(accept(here, bound, open.front.subscribe(), phase.clone(), alive.clone()));
+                };
+                for worker in others {
+                    match bound.also() {
+                        Ok(bound) => accepting(worker, bound),
+                        // The others accept what this one does not.
+                        Err(finding) => warn!("{}", finding.message),
+                    }
+                }
+                accepting(first, bound);
             }
         }
         // Where a configuration has no use for a socket, nobody waits behind it in vain.
@@ -186,6 +199,7 @@ impl Door {
 
 /// Accepts on one listener, and gives each connection a session of its own.
 async fn accept(
+    (workers, worker): (Workers, Arc<Worker>),
     bound: Bound,
     fronts: watch::Receiver<Front>,
     phase: watch::Receiver<Phase>,
@@ -208,11 +222,13 @@ async fn accept(
         };
         let Ok(local) = tcp.local_addr() else { return };
         let origin = Origin::new(peer, local);
-        let session = Session::new(state, door, origin, phase.clone());
-        let alive = alive.clone();
-        spawn(async move {
-            session.run(tcp, entry).await;
-            drop(alive);
+        let (phase, alive) = (phase.clone(), alive.clone());
+        workers.seat(&worker).take(tcp, move |tcp| {
+            let life = Session::new(state, door, origin, phase).run(tcp, entry);
+            async move {
+                life.await;
+                drop(alive);
+            }
         });
     };
     let mut closed = fronts.clone();

@@ -6,6 +6,7 @@ mod admin_doors;
 mod doors;
 mod plan;
 mod running;
+mod workers;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -39,6 +40,7 @@ pub use doors::Door;
 use doors::Doors;
 pub use plan::Plan;
 use running::Running;
+pub use workers::{Threads, Workers};
 
 /// Orders that wait for the one that is carried out.
 const ORDERS: usize = 64;
@@ -103,6 +105,8 @@ pub struct Surroundings {
     pub log: Option<LogHandle>,
     /// What the process may open, which a reload must keep to.
     pub confinement: Option<Confinement>,
+    /// On which threads sessions live; `None`: where the server does.
+    pub workers: Option<Workers>,
 }
 
 /// Whom to tell what came of an order.
@@ -114,12 +118,12 @@ impl Plan {
     /// # Errors
     /// Every address that cannot be bound. Must be called within a runtime.
     pub fn bind(self, surroundings: Surroundings) -> Result<Server, Vec<Finding>> {
-        let Surroundings { sockets, log, confinement } = surroundings;
+        let Surroundings { sockets, log, confinement, workers } = surroundings;
         let (inherited, inherited_by_admin) = sorted(sockets)
             .map_err(|error| vec![general(format!("a socket that was handed over cannot be used: {error}"))])?;
         let no_randomness = |_| vec![general("there is no randomness on this machine".to_owned())];
         let mut findings = Vec::new();
-        let mut doors = Doors::inheriting(inherited);
+        let mut doors = Doors::inheriting(inherited, workers.unwrap_or_else(Workers::here));
         let fitted = collect(&mut findings, doors.fit(&self.config.listeners));
         let mut admin = AdminDoors::inheriting(inherited_by_admin);
         let admin_fitted = collect(&mut findings, admin.fit(self.config.admin.as_ref()));

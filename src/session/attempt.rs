@@ -405,12 +405,9 @@ impl<'a> Attempt<'a> {
         if pooling(route) == Pooling::Off {
             return None;
         }
-        loop {
-            let mut link = self.server.pool.take_warm(&route.backend).await?;
-            if link.identify(&self.caller(id), route.backend.config.forward_id).await.is_ok() {
-                return Some(link);
-            }
-        }
+        let mut link = self.server.pool.take_warm(&route.backend).await?;
+        link.announce(&self.caller(id), route.backend.config.forward_id);
+        Some(link)
     }
 
     /// A place among the user's.

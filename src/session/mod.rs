@@ -4,6 +4,7 @@
 mod attempt;
 mod grid;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,20 +16,21 @@ use tracing::debug;
 use self::attempt::{Admitted, Attempt, Client, Stop};
 pub use self::grid::Grid;
 use crate::admission::{Entry, Permit};
-use crate::backend::Route;
 use crate::config::ListenerTls;
 use crate::dialogue::{Asked, Dialogue, farewell};
 use crate::imap::{Offer, UserName};
+use crate::link::Lent;
 use crate::listener::read_proxy_header;
-use crate::metrics::Eviction;
+use crate::metrics::{Counted, Eviction, Present};
 use crate::origin::Origin;
 use crate::outcome::{Ending, Limit, Refusal, Side};
-use crate::pool::Return;
+use crate::pool::{Pool, Return, Stake};
 use crate::process::Phase;
 use crate::random;
 use crate::record::Record;
 use crate::relay::{Kept, Terms, Times, relay};
 use crate::server::{Door, State};
+use crate::sessions::Ticket;
 use crate::stream::Buffered;
 use crate::tls::{Handshake, HandshakeError, Stream};
 use crate::trace::Tap;
@@ -66,20 +68,28 @@ impl Session {
         Self { server, door, record, origin, deadline, phase, is_check: false }
     }
 
-    /// Lives it.
-    pub async fn run(mut self, tcp: TcpStream, entry: Entry) {
+    /// Lives it. A client is logged in within seconds and stays for days: what it takes to log in is put away before the relay
+    /// begins, so that a session that is in holds nothing of it.
+    pub fn run(self, tcp: TcpStream, entry: Entry) -> impl Future<Output = ()> + use<> {
+        let coming = Box::pin(self.come_in(tcp, entry));
+        async move {
+            if let Some(relaying) = coming.await {
+                relaying.await;
+            }
+        }
+    }
+
+    /// What is left of the session's life, or nothing.
+    async fn come_in(mut self, tcp: TcpStream, entry: Entry) -> Option<Pin<Box<impl Future<Output = ()>>>> {
         let opened = self.door.metrics.opened();
         match self.log_in(tcp, entry).await {
-            Ok(inside) => {
-                let (record, ending) = inside.relay(self).await;
-                drop(opened);
-                record.close(ending);
-            }
+            Ok(inside) => Some(Box::pin(inside.relay(self, opened))),
             Err(ending) => {
                 drop(opened);
                 // A balancer that looks whether we live goes away as soon as it knows.
                 let checked = self.is_check && ending.side() == Side::Client;
                 self.record.close(if checked { Ending::HealthCheck } else { ending });
+                None
             }
         }
     }
@@ -284,42 +294,62 @@ struct Inside {
 impl Inside {
     /// Moves bytes until that is over. What only logging in needed is let go before: a session may last for days, and the
     /// configuration of its beginning with all its users is not to last as long.
-    async fn relay(self, session: Session) -> (Record, Ending) {
-        let Session { server, door, mut record, origin, phase, .. } = session;
-        let Self { client, mut tap, admitted, _permit } = self;
-        // Those with a bar count the session until it is over.
-        let Admitted { link, welcome, route, stake, user: _user, mut ticket, presence: _presence } = admitted;
-        let Route { backend, group, login, .. } = route;
-        let pool = Arc::clone(&server.pool);
+    // Not an `async fn`: that would hold all of its arguments, and twice, for as long.
+    fn relay(self, session: Session, opened: Present) -> impl Future<Output = ()> + use<> {
+        let Session { server, mut record, phase, .. } = session;
+        let Self { client, mut tap, admitted, _permit: permit } = self;
+        let Admitted { link, welcome: _, route, stake, user, mut ticket, presence } = admitted;
+        let backend = route.backend;
         let times = Times { idle: server.config.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
-        drop((server, door, origin, welcome, group, login));
         tap.note(format_args!("logged in at {}", backend.config.name));
         let active = backend.metrics.active();
         let client = backend.metrics.counted_client(client);
         let (stream, lent) = link.lend();
         let link = backend.metrics.counted_backend(stream);
         let told = ticket.told().unwrap_or_else(|| oneshot::channel().1);
-        let terms = Terms { times, spread: || backend.spread(), keep: stake.is_some(), pulse: ticket.pulse(), tap };
-        let (_place, lent) = match &stake {
-            Some(_) => (None, Some(lent)),
+        let keep = stake.is_some();
+        let (place, loan) = match stake {
+            Some(stake) => (None, Some(Box::new(Loan { stake, lent, pool: Arc::clone(&server.pool) }))),
             None => (Some(lent.into_place()), None),
         };
-        let (report, kept) = relay(client, link, terms, phase, told).await;
-        drop(active);
-        match (kept, stake.zip(lent)) {
-            (Some(Kept { stream, reset, marked }), Some((stake, lent))) => {
-                let link = lent.returned(stream.into_inner(), reset);
-                let dismissals = pool.dismissals();
-                // In that order: whoever sends the user away tells its sessions first.
-                if !ticket.is_told() {
-                    pool.give_back(Return { stake, link, marked, dismissals });
+        let counted = (permit, user, presence, place);
+        let spread = move || backend.spread();
+        let terms = Terms { times, spread, keep, pulse: ticket.pulse(), tap };
+        let relaying = Box::pin(relay(client, link, terms, phase, told));
+        async move {
+            let (report, kept) = relaying.await;
+            drop(active);
+            match (kept, loan) {
+                (Some(kept), Some(loan)) => loan.give_back(kept, &ticket),
+                (None, Some(loan)) if report.ending.side() == Side::Client => {
+                    loan.stake.backend().metrics.evicted(Eviction::Dirty);
                 }
+                _ => {}
             }
-            (None, Some(_)) if report.ending.side() == Side::Client => backend.metrics.evicted(Eviction::Dirty),
-            _ => {}
+            drop((ticket, counted, opened));
+            (record.to_backend, record.to_client) = (report.to_backend, report.to_client);
+            record.close(report.ending);
         }
-        (record.to_backend, record.to_client) = (report.to_backend, report.to_client);
-        (record, report.ending)
+    }
+}
+
+/// A link that may outlive the session.
+struct Loan {
+    stake: Stake,
+    lent: Lent,
+    pool: Arc<Pool>,
+}
+
+impl Loan {
+    fn give_back(self, kept: Kept<Counted<Buffered<Stream>>>, ticket: &Ticket) {
+        let Self { stake, lent, pool } = self;
+        let Kept { stream, reset, marked } = kept;
+        let link = lent.returned(stream.into_inner(), reset);
+        let dismissals = pool.dismissals();
+        // In that order: whoever sends the user away tells its sessions first.
+        if !ticket.is_told() {
+            pool.give_back(Return { stake, link, marked, dismissals });
+        }
     }
 }
 

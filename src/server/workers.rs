@@ -1,0 +1,135 @@
+//! The threads on which sessions live: each has a runtime of its own, and a session stays where it was born, so that what
+//! moves between a client and its backend wakes one thread and crosses none. All accept; who has far more sessions than
+//! another gives what it accepts to that one. Not here: what a session does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{io, iter, thread};
+
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// So many accept at most: a connection wakes all of them.
+const ACCEPTORS: usize = 8;
+/// So many sessions more than the least busy one, and an eighth, a worker has without giving any away.
+const SLACK: usize = 8;
+
+/// All workers.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    first: Arc<Worker>,
+    others: Arc<[Arc<Worker>]>,
+}
+
+/// One.
+#[derive(Debug)]
+pub(super) struct Worker {
+    runtime: Handle,
+    sessions: AtomicUsize,
+}
+
+/// A session is counted as its worker's until this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    worker: Arc<Worker>,
+    /// Who asks for it is that worker.
+    is_here: bool,
+}
+
+/// Their threads, which end when this is dropped.
+#[derive(Debug)]
+pub struct Threads(#[expect(dead_code, reason = "held for their Drop")] Vec<oneshot::Sender<()>>);
+
+impl Workers {
+    /// Starts so many threads; one at least.
+    ///
+    /// # Errors
+    /// The system has no more threads or descriptors.
+    pub fn start(number: usize) -> io::Result<(Self, Threads)> {
+        let mut threads = Vec::new();
+        let first = Worker::start(0, &mut threads)?;
+        let others = (1..number).map(|number| Worker::start(number, &mut threads)).collect::<io::Result<_>>()?;
+        Ok((Self { first, others }, Threads(threads)))
+    }
+
+    /// One, whose thread is this one. To be called within a runtime.
+    pub fn here() -> Self {
+        Self { first: Worker::on(Handle::current()), others: Arc::default() }
+    }
+
+    /// Those who accept.
+    pub(super) fn acceptors(&self) -> (&Arc<Worker>, &[Arc<Worker>]) {
+        (&self.first, self.others.get(..ACCEPTORS - 1).unwrap_or(&self.others))
+    }
+
+    /// A seat for a session that `here` has accepted: there, unless somebody else has far fewer.
+    pub(super) fn seat(&self, here: &Arc<Worker>) -> Seat {
+        let all = iter::once(&self.first).chain(&*self.others);
+        let least = all.min_by_key(|worker| worker.count()).unwrap_or(here);
+        let most = least.count() + least.count() / 8 + SLACK;
+        let worker = if here.count() > most { least } else { here };
+        worker.sessions.fetch_add(1, Ordering::Relaxed);
+        Seat { worker: Arc::clone(worker), is_here: Arc::ptr_eq(worker, here) }
+    }
+}
+
+impl Worker {
+    fn start(number: usize, threads: &mut Vec<oneshot::Sender<()>>) -> io::Result<Arc<Self>> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let worker = Self::on(runtime.handle().clone());
+        let (ending, ended) = oneshot::channel();
+        thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            // An error: the sender is gone, and it is over.
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_background();
+        })?;
+        threads.push(ending);
+        Ok(worker)
+    }
+
+    fn on(runtime: Handle) -> Arc<Self> {
+        Arc::new(Self { runtime, sessions: AtomicUsize::new(0) })
+    }
+
+    fn count(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Lives there.
+    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) {
+        self.runtime.spawn(task);
+    }
+}
+
+impl Seat {
+    /// A connection that was accepted here becomes a session there, and is counted for as long.
+    pub(super) fn take<F>(self, tcp: TcpStream, session: impl FnOnce(TcpStream) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if self.is_here {
+            return self.live(session(tcp));
+        }
+        // Its readiness is told to the thread where it was accepted until then.
+        let Ok(tcp) = tcp.into_std() else { return };
+        Arc::clone(&self.worker).spawn(async move {
+            if let Ok(tcp) = TcpStream::from_std(tcp) {
+                self.live(session(tcp));
+            }
+        });
+    }
+
+    fn live<F: Future<Output = ()> + Send + 'static>(self, life: F) {
+        Arc::clone(&self.worker).spawn(async move {
+            let _seat = self;
+            life.await;
+        });
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
