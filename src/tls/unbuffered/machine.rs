@@ -224,7 +224,6 @@ impl<S: Side> Machine<S> {
     }
 
     /// The memory it owns besides rustls' connection.
-    #[cfg(test)]
     pub(super) fn owned(&self) -> usize {
         self.partial.capacity() + self.plain.owned() + self.unsent.owned()
     }

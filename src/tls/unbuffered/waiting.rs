@@ -45,7 +45,6 @@ impl Waiting {
     }
 
     /// The memory it owns.
-    #[cfg(test)]
     pub(super) fn owned(&self) -> usize {
         self.bytes.capacity()
     }
