@@ -1,6 +1,8 @@
 //! The handshake with clients: versions, ALPN, client certificates, resumption. Not here: deadlines (the caller's),
 //! which certificate is shown (`certificates.rs`), and what an identity is good for.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,14 +10,15 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ServerConnection, WebPkiClientVerifier};
-use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, version};
+use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{CommonState, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, version};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, rustls};
 use x509_parser::extensions::GeneralName;
 
 use super::certificates::read_chain;
-use super::{Certificates, Stream};
+use super::{Certificates, Stream, TlsStream};
 use crate::config::{self, At, CertificateName, ClientAuth, Finding, TlsVersion};
 use crate::imap::{UserName, escape};
 
@@ -23,13 +26,18 @@ use crate::imap::{UserName, escape};
 /// lured here (ALPACA, CVE-2021-3618); rustls refuses it by itself once this is set.
 const ALPN: &[u8] = b"imap";
 
+thread_local! {
+    /// The name that was asked for in the handshake which this thread is doing a turn of.
+    static ASKED_FOR: Cell<Option<String>> = const { Cell::new(None) };
+}
+
 /// Does handshakes. One per configuration, shared by all listeners and workers, so that a ticket given by one is good
 /// at every other, and at those that a reload makes of the same setting. It is good nowhere else: its keys die with the
 /// last of these, which binds tickets to this setting of client certificates. rustls binds them to the SNI name
 /// (CVE-2025-23419 is what happens otherwise).
 pub struct Acceptor {
     certificates: Arc<Certificates>,
-    tls: TlsAcceptor,
+    config: Arc<ServerConfig>,
     setting: Setting,
 }
 
@@ -65,6 +73,9 @@ pub struct Handshake {
     /// An earlier session was taken up.
     pub resumed: bool,
 }
+
+/// A connection after the handshake, and the host name that was asked for.
+pub type Shaken<T> = (Box<TlsStream<T, UnbufferedServerConnection>>, Option<String>);
 
 /// No TLS with this client.
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +113,10 @@ impl Acceptor {
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .map_err(|error| unusable(&error))?;
-        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates.clone());
+        let mut config =
+            builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Noting(certificates.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        match before.filter(|before| before.setting == setting).map(|before| before.tls.config()) {
+        match before.filter(|before| before.setting == setting).map(|before| &before.config) {
             Some(before) => {
                 config.ticketer = Arc::clone(&before.ticketer);
                 // For clients of TLS 1.2 that know no tickets.
@@ -114,7 +126,7 @@ impl Acceptor {
         }
         // One for the next connection, one to spare: mail programs open several.
         config.send_tls13_tickets = 2;
-        Ok(Self { certificates, tls: Arc::new(config).into(), setting })
+        Ok(Self { certificates, config: Arc::new(config), setting })
     }
 
     /// What clients are shown.
@@ -128,9 +140,8 @@ impl Acceptor {
     /// # Errors
     /// [`HandshakeError`]; the client has then been sent an alert, and the connection is closed.
     pub async fn accept(&self, tcp: TcpStream) -> Result<Handshake, HandshakeError> {
-        let stream = self.tls.accept(tcp).await.map_err(|error| HandshakeError::from(&error))?;
-        let connection = stream.get_ref().1;
-        let server_name = connection.server_name().map(str::to_owned);
+        let (stream, server_name) = self.shake(tcp).await?;
+        let connection = stream.agreed();
         let identity = self.identity(connection);
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",
@@ -138,13 +149,43 @@ impl Acceptor {
         };
         let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        Ok(Handshake { stream: Stream::Client(Box::new(stream)), server_name, identity, version, cipher, resumed })
+        Ok(Handshake { stream: Stream::Client(stream), server_name, identity, version, cipher, resumed })
+    }
+
+    /// The handshake alone, over anything; with the name that was asked for.
+    ///
+    /// # Errors
+    /// [`HandshakeError`], as above.
+    pub async fn shake<T: AsyncRead + AsyncWrite + Unpin>(&self, io: T) -> Result<Shaken<T>, HandshakeError> {
+        let connection = UnbufferedServerConnection::new(Arc::clone(&self.config));
+        let connection = connection.map_err(|error| HandshakeError::from(&io::Error::other(error)))?;
+        let mut stream = Box::new(TlsStream::new(io, connection));
+        let mut server_name = None;
+        let shaken = poll_fn(|cx| {
+            let turn = stream.poll_shake(cx);
+            server_name = ASKED_FOR.take().or(server_name.take());
+            turn
+        });
+        shaken.await.map_err(|error| HandshakeError::from(&error))?;
+        Ok((stream, server_name))
     }
 
     /// The user that the client's certificate names. rustls has verified it: now, or when the session that is resumed
     /// was begun (the ticket carries it, sealed).
-    fn identity(&self, connection: &ServerConnection) -> Option<UserName> {
+    fn identity(&self, connection: &CommonState) -> Option<UserName> {
         user_named(connection.peer_certificates()?.first()?, self.setting.client_name)
+    }
+}
+
+/// Notes the name that is asked for, which an unbuffered connection does not tell. rustls asks for a certificate in every
+/// handshake, also to take up an earlier session, and has read and judged the name by then.
+#[derive(Debug)]
+struct Noting(Arc<Certificates>);
+
+impl ResolvesServerCert for Noting {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        ASKED_FOR.set(hello.server_name().map(str::to_owned));
+        self.0.resolve(hello)
     }
 }
 

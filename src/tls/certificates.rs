@@ -22,7 +22,6 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio_rustls::rustls;
 
 use crate::config::{self, CertificateFiles, Finding};
 use pair::{Fault, Pair};

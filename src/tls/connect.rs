@@ -6,25 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::crypto::{self, CryptoProvider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::WebPkiServerVerifier;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{self, CryptoProvider};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    self, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
-};
 
-use super::Stream;
+use super::{Stream, TlsStream};
 use crate::config::{At, BackendTls, CertificateFiles, Finding, Roots, TlsClient};
 
 /// Dials into TLS for one backend. Sessions are resumed; the cache belongs to this connector alone, so what was agreed on
 /// with one backend, name and client certificate never serves another (CVE-2025-23419's class).
 pub struct Connector {
     name: ServerName<'static>,
-    tls: TlsConnector,
+    config: Arc<ClientConfig>,
     /// A digest of the settings and of all that was read for them.
     read: [u8; 32],
 }
@@ -36,7 +33,7 @@ impl Connector {
     /// All that is wrong with them.
     pub fn new(tls: &TlsClient) -> Result<Self, Vec<Finding>> {
         let (name, config, read) = settings(tls, |verifier| verifier)?;
-        Ok(Self { name, tls: TlsConnector::from(Arc::new(config)), read })
+        Ok(Self { name, config: Arc::new(config), read })
     }
 
     /// That of a backend; `None` for one that is spoken to in clear.
@@ -62,13 +59,25 @@ impl Connector {
     /// [`io::ErrorKind::InvalidData`] when the certificate is not what it must be, which another try will not change;
     /// any other kind when the handshake fails.
     pub async fn connect(&self, tcp: TcpStream) -> io::Result<Stream> {
-        match self.tls.connect(self.name.clone(), tcp).await {
-            Ok(tls) => Ok(Stream::Backend(Box::new(tls))),
+        match shake(&self.config, &self.name, tcp).await {
+            Ok(tls) => Ok(Stream::Backend(tls)),
             Err(error) if is_certificate(&error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(io::Error::other(error)),
             Err(error) => Err(error),
         }
     }
+}
+
+/// The handshake alone.
+pub(super) async fn shake(
+    config: &Arc<ClientConfig>,
+    name: &ServerName<'static>,
+    tcp: TcpStream,
+) -> io::Result<Box<TlsStream<TcpStream, UnbufferedClientConnection>>> {
+    let connection = UnbufferedClientConnection::new(Arc::clone(config), name.clone()).map_err(io::Error::other)?;
+    let mut stream = Box::new(TlsStream::new(tcp, connection));
+    stream.shake().await?;
+    Ok(stream)
 }
 
 /// The name to ask for, the settings for it, and the digest of what was read. `judged` may put another verifier in the place of

@@ -6,22 +6,21 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    self, AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ProtocolVersion,
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ProtocolVersion,
     SignatureScheme,
 };
+use tokio::net::TcpStream;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 use super::Stream;
 use super::certificates::disorder;
-use super::connect::settings;
+use super::connect::{settings, shake};
 use super::facts::{cipher_name, rfc2253};
 use crate::config::{Finding, TlsClient};
 
@@ -32,7 +31,7 @@ const MOST_NAMES: usize = 10;
 /// that does not verify. Sessions are not resumed: each time everything is shown.
 pub struct Examiner {
     name: ServerName<'static>,
-    tls: TlsConnector,
+    config: Arc<ClientConfig>,
     witness: Arc<Witness>,
 }
 
@@ -112,7 +111,7 @@ impl Examiner {
         })?;
         config.resumption = Resumption::disabled();
         let witness = witness.ok_or_else(Vec::new)?;
-        Ok(Self { name, tls: connector(config), witness })
+        Ok(Self { name, config: Arc::new(config), witness })
     }
 
     /// Does the handshake.
@@ -121,8 +120,8 @@ impl Examiner {
     /// [`Unshaken`].
     pub async fn shake(&self, tcp: TcpStream) -> Result<(Stream, Seen), Unshaken> {
         self.witness.note(None);
-        let tls = self.tls.connect(self.name.clone(), tcp).await.map_err(|error| Unshaken::of(&error))?;
-        let connection = tls.get_ref().1;
+        let tls = shake(&self.config, &self.name, tcp).await.map_err(|error| Unshaken::of(&error))?;
+        let connection = tls.agreed();
         let protocol = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
@@ -137,12 +136,8 @@ impl Examiner {
             disorder: disorder(certificates, &algorithms),
             flaw: self.witness.flaw(),
         };
-        Ok((Stream::Backend(Box::new(tls)), seen))
+        Ok((Stream::Backend(tls), seen))
     }
-}
-
-fn connector(config: ClientConfig) -> TlsConnector {
-    TlsConnector::from(Arc::new(config))
 }
 
 impl Shown {

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::{CipherSuite, ProtocolVersion, ServerConnection};
+use rustls::pki_types::CertificateDer;
+use rustls::{CipherSuite, CommonState, ProtocolVersion};
 use x509_parser::asn1_rs::ToDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
@@ -55,14 +55,14 @@ impl Stream {
     /// certificates.
     pub fn facts(&self, asked: bool) -> Option<Facts> {
         match self {
-            Self::Client(tls) => Some(Facts::of(tls.get_ref().1, asked)),
+            Self::Client(tls) => Some(Facts::of(tls.agreed(), asked)),
             Self::Plain(_) | Self::Backend(_) => None,
         }
     }
 }
 
 impl Facts {
-    fn of(connection: &ServerConnection, asked: bool) -> Self {
+    fn of(connection: &CommonState, asked: bool) -> Self {
         let protocol = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",

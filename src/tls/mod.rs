@@ -1,7 +1,7 @@
 //! TLS in both directions, and [`Stream`]: what a connection is from here on, encrypted or not. `certificates.rs` holds
 //! the certificates clients meet, `accept.rs` does the handshake with clients, `connect.rs` the one with
-//! backends, `examine.rs` one that only looks, `facts.rs` tells what one with a client gave, `watch.rs` says when the files are to be read again. Not here: IMAP,
-//! deadlines (the caller's).
+//! backends, `examine.rs` one that only looks, `facts.rs` tells what one with a client gave, `unbuffered.rs` encrypts and
+//! decrypts, `watch.rs` says when the files are to be read again. Not here: IMAP, deadlines (the caller's).
 
 mod accept;
 mod certificates;
@@ -10,23 +10,26 @@ mod examine;
 mod facts;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unbuffered;
 mod watch;
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::UnbufferedServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{client, server};
 
-pub use accept::{Acceptor, Handshake, HandshakeError};
+pub use accept::{Acceptor, Handshake, HandshakeError, Shaken};
 pub use certificates::{Certificates, SelfSignedError, ServedCertificate};
 #[cfg(test)]
 pub(crate) use connect::tests::Pki;
 pub use connect::{Connector, client_config};
 pub use examine::{Examiner, Flaw, Seen, Shown, Unshaken};
 pub use facts::{ClientCertificate, Facts, Verified};
+pub use unbuffered::{Side, TlsStream};
 pub use watch::{Stamp, Watch};
 
 /// A connection, to a client or to a backend.
@@ -35,9 +38,9 @@ pub enum Stream {
     /// In clear.
     Plain(TcpStream),
     /// A client's, inside TLS. Boxed, so that a session in clear does not pay for it.
-    Client(Box<server::TlsStream<TcpStream>>),
+    Client(Box<TlsStream<TcpStream, UnbufferedServerConnection>>),
     /// A backend's, inside TLS.
-    Backend(Box<client::TlsStream<TcpStream>>),
+    Backend(Box<TlsStream<TcpStream, UnbufferedClientConnection>>),
 }
 
 impl Stream {
@@ -45,8 +48,8 @@ impl Stream {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
-            Self::Client(tls) => tls.get_ref().0,
-            Self::Backend(tls) => tls.get_ref().0,
+            Self::Client(tls) => tls.get_ref(),
+            Self::Backend(tls) => tls.get_ref(),
         }
     }
 }
@@ -67,26 +70,6 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Client(tls) => Pin::new(tls).poll_write(cx, buf),
             Self::Backend(tls) => Pin::new(tls).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Self::Client(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
-            Self::Backend(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
-            Self::Client(tls) => tls.is_write_vectored(),
-            Self::Backend(tls) => tls.is_write_vectored(),
         }
     }
 

@@ -405,7 +405,7 @@ async fn half_a_hello_waits_until_the_caller_gives_up() {
     {
         let mut handshake = Box::pin(acceptor.accept(near));
         for _ in 0..10 {
-            let waiting = std::future::poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx).is_pending())).await;
+            let waiting = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx).is_pending())).await;
             assert!(waiting);
             tokio::task::yield_now().await;
         }

@@ -7,7 +7,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, Seri
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, SupportedProtocolVersion, version};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsConnector, rustls};
+use tokio_rustls::TlsConnector;
 
 use super::super::testing::{Authority, Gullible, Issued, Wanted};
 use super::super::{Acceptor, Certificates};
