@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
@@ -172,8 +173,8 @@ impl Hanging {
                 let _place = places.acquire_owned().await?;
                 let hanging = match number % 3 {
                     0 => {
-                        let mut silent = client.tcp().await?;
-                        tokio::spawn(async move { drop(silent.read(&mut [0]).await) })
+                        let silent = client.tcp().await?;
+                        tokio::spawn(until_closed(silent))
                     }
                     1 => {
                         let mut session = client.connect().await?;
@@ -184,7 +185,7 @@ impl Hanging {
                         let mut tcp = client.tcp().await?;
                         let first = client.first_bytes()?;
                         tcp.write_all(&first[..first.len() / 2]).await?;
-                        tokio::spawn(async move { drop(tcp.read(&mut [0]).await) })
+                        tokio::spawn(until_closed(tcp))
                     }
                 };
                 Ok::<_, Wrong>(hanging.abort_handle())
@@ -197,7 +198,7 @@ impl Hanging {
         Ok(Self { tasks })
     }
 
-    /// Those who were closed or answered meanwhile were not what they were to be.
+    /// Those who were closed meanwhile were not what they were to be.
     fn still_there(self) -> Result<(), Wrong> {
         let ended = self.tasks.iter().filter(|task| task.is_finished()).count();
         if ended > 0 {
@@ -208,4 +209,9 @@ impl Hanging {
         }
         Ok(())
     }
+}
+
+/// It may be greeted, where there is no TLS.
+async fn until_closed(mut tcp: TcpStream) {
+    while !matches!(tcp.read(&mut [0; 64]).await, Ok(0) | Err(_)) {}
 }
