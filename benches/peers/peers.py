@@ -220,8 +220,7 @@ def perdition(known):
     where = ["-b", "127.0.0.1", "-l", known["port"], "-s", "127.0.0.1", "-p", known["imap"], "-M", ""]
     tls = ["--ssl_mode", "ssl_listen", "--ssl_cert_file", folder / "mail.pem", "--ssl_key_file", folder / "mail.key"]
     patience = ["--timeout", "0", "--authenticate_timeout", "0", "--connect_relog", "0"]
-    # It reports each login, on the level of errors, and cannot be told not to.
-    log = ["--no_daemon", "-q", "-F", folder / "log", "--pid_file", "", "-u", known["user"], "-g", known["group"]]
+    log = ["--no_daemon", "-q", "-F", "-", "--pid_file", "", "-u", known["user"], "-g", known["group"]]
     return [*map(str, [program("perdition.imap4s"), "-f", "/dev/null", *where, *tls, *patience, *log])]
 
 

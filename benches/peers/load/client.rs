@@ -33,6 +33,13 @@ pub(crate) enum Buffers {
     Large,
 }
 
+/// How keys are exchanged.
+#[derive(Clone, Copy)]
+pub(crate) enum Group {
+    X25519,
+    P256,
+}
+
 /// How to get at what is measured.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -53,8 +60,8 @@ enum Stream {
 }
 
 impl Client {
-    pub(crate) fn new(port: u16, certificate: Option<&Path>, buffers: Buffers) -> Result<Self, Wrong> {
-        let tls = certificate.map(config).transpose()?.map(Arc::new);
+    pub(crate) fn new(port: u16, certificate: Option<&Path>, group: Group, buffers: Buffers) -> Result<Self, Wrong> {
+        let tls = certificate.map(|certificate| config(certificate, group)).transpose()?.map(Arc::new);
         Ok(Self { port, tls, buffers })
     }
 
@@ -238,12 +245,15 @@ async fn within<T>(what: impl Future<Output = io::Result<T>>) -> Result<T, Wrong
     }
 }
 
-fn config(certificate: &Path) -> Result<ClientConfig, Wrong> {
+fn config(certificate: &Path, group: Group) -> Result<ClientConfig, Wrong> {
     let place = certificate.display().to_string();
     let pinned = CertificateDer::from_pem_file(certificate).map_err(|error| Wrong::from(error).at(&place))?;
     let mut provider = default_provider();
     provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
-    provider.kx_groups = vec![kx_group::X25519];
+    provider.kx_groups = vec![match group {
+        Group::X25519 => kx_group::X25519,
+        Group::P256 => kx_group::SECP256R1,
+    }];
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()

@@ -11,8 +11,6 @@ use tokio::task::JoinSet;
 use crate::client::{Client, Session};
 use crate::report::{Driver, Wrong};
 
-/// So many log in, or out, at a time.
-const AT_A_TIME: usize = 16;
 /// So many come and go before anything is measured, so that what a peer sets up once is there.
 const WARM_UP: usize = 64;
 
@@ -26,9 +24,9 @@ struct Counts {
 
 /// Holds the first number of sessions, then the next one in all, and so on. Sessions that are ended by the other side meanwhile are
 /// counted: it may have been told to.
-pub(crate) async fn idle(client: Client, numbers: &[usize]) -> Result<Value, Wrong> {
+pub(crate) async fn idle(client: Client, numbers: &[usize], concurrency: usize) -> Result<Value, Wrong> {
     let mut driver = Driver::new();
-    let places = Arc::new(Semaphore::new(AT_A_TIME));
+    let places = Arc::new(Semaphore::new(concurrency));
     let mut warm = JoinSet::new();
     for user in 0..WARM_UP {
         let (client, places) = (client.clone(), Arc::clone(&places));

@@ -18,17 +18,12 @@ use crate::report::{Driver, Wrong, percentiles};
 
 /// Users take turns.
 const USERS: usize = 10_000;
-/// So many clients that hang on come at a time.
-const AT_A_TIME: usize = 16;
 
 #[derive(Args)]
 pub(crate) struct Logins {
     /// In all
     #[arg(long)]
     count: usize,
-    /// At a time
-    #[arg(long, default_value_t = 16)]
-    concurrency: usize,
     /// Each of those resumes its last TLS session
     #[arg(long)]
     resume: bool,
@@ -58,11 +53,11 @@ struct Seen {
 }
 
 impl Logins {
-    pub(crate) async fn run(self, client: Client) -> Result<Value, Wrong> {
+    pub(crate) async fn run(self, client: Client, concurrency: usize) -> Result<Value, Wrong> {
         let mut driver = Driver::new();
-        let hanging = Hanging::new(&client, self.beside).await?;
+        let hanging = Hanging::new(&client, self.beside, concurrency).await?;
         let mut clients = Vec::new();
-        for _ in 0..self.concurrency {
+        for _ in 0..concurrency {
             let client = if self.resume { client.resuming() } else { client.clone() };
             // So that there is something to resume, and that all is warm.
             log_in_and_out(&client, 0, &mut Seen::default()).await?;
@@ -164,8 +159,8 @@ struct Hanging {
 }
 
 impl Hanging {
-    async fn new(client: &Client, count: usize) -> Result<Self, Wrong> {
-        let places = Arc::new(Semaphore::new(AT_A_TIME));
+    async fn new(client: &Client, count: usize, concurrency: usize) -> Result<Self, Wrong> {
+        let places = Arc::new(Semaphore::new(concurrency));
         let mut coming = JoinSet::new();
         for number in 0..count {
             let (client, places) = (client.clone(), Arc::clone(&places));

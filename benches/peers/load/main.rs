@@ -2,17 +2,18 @@
 //! common is said here, what a session is in `client.rs`, and what is measured in the other files.
 //!
 //! ```text
-//! load --port PORT [--certificate FILE] idle 2000 8000          sessions in IDLE: so many, then so many; then none
-//! load --port PORT [--certificate FILE] logins --count 4000 [--concurrency 16] [--resume] [--beside 2000]
-//! load --port PORT [--certificate FILE] pace --per-second 50 --seconds 60 [--resume]
-//! load --port PORT [--certificate FILE] fetch --sessions 8 --seconds 3 [--size 67108864]
-//! load --port PORT [--certificate FILE] append --sessions 8 --seconds 3 [--size 67108864]
-//! load --port PORT [--certificate FILE] noop --sessions 8 --seconds 2
+//! load --port PORT [--certificate FILE [--p256]] MEASUREMENT
+//!     idle 2000 8000 [--concurrency 16]         sessions in IDLE: so many, then so many in all; then none
+//!     logins --count 4000 [--concurrency 16] [--resume] [--beside 2000]
+//!     pace --per-second 50 --seconds 60 [--resume]
+//!     fetch --sessions 8 --seconds 3 [--size 67108864]
+//!     append --sessions 8 --seconds 3 [--size 67108864]
+//!     noop --sessions 8 --seconds 2
 //! ```
 //!
 //! With `--certificate`, a PEM file, it speaks TLS and wants to be shown just this certificate. All peers do the same cryptography,
-//! since nothing else is offered: TLS 1.3, TLS_AES_128_GCM_SHA256, X25519. What the certificate's signatures say is not
-//! looked at: this program is to take little of the machine that it shares.
+//! since nothing else is offered: TLS 1.3, TLS_AES_128_GCM_SHA256, X25519 (`--p256`: P-256). What the certificate's signatures say
+//! is not looked at: this program is to take little of the machine that it shares.
 //!
 //! Whoever drives it measures at the right moments: it prints `{"phase": NAME}` and then waits for a line on standard input, or
 //! for its end. `ready` comes when all is set up and before what is measured, `done` after it and before anything is let go.
@@ -38,7 +39,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use client::Client;
+use client::{Buffers, Client, Group};
 use report::Wrong;
 
 #[derive(Parser)]
@@ -50,6 +51,12 @@ struct Options {
     /// The certificate it must show, as a PEM file; without one, no TLS is spoken
     #[arg(long)]
     certificate: Option<PathBuf>,
+    /// Exchange keys on P-256 and not by X25519, for a peer that can do nothing else
+    #[arg(long)]
+    p256: bool,
+    /// So many connect, and log in or out, at a time
+    #[arg(long, default_value_t = 16, global = true)]
+    concurrency: usize,
     #[command(subcommand)]
     measurement: Measurement,
 }
@@ -75,17 +82,16 @@ enum Measurement {
 }
 
 async fn measure(options: Options) -> Result<serde_json::Value, Wrong> {
-    let client = |certificate| Client::new(options.port, certificate, client::Buffers::Small);
-    let certificate = options.certificate.as_deref();
-    match options.measurement {
-        Measurement::Idle { sessions } => idle::idle(client(certificate)?, &sessions).await,
-        Measurement::Logins(logins) => logins.run(client(certificate)?).await,
-        Measurement::Pace(pace) => pace.run(client(certificate)?).await,
-        Measurement::Fetch(mails) => mails.fetch(Client::new(options.port, certificate, client::Buffers::Large)?).await,
-        Measurement::Append(mails) => {
-            mails.append(Client::new(options.port, certificate, client::Buffers::Large)?).await
-        }
-        Measurement::Noop(noops) => noops.run(client(certificate)?).await,
+    let Options { port, certificate, p256, concurrency, measurement } = options;
+    let group = if p256 { Group::P256 } else { Group::X25519 };
+    let client = |buffers| Client::new(port, certificate.as_deref(), group, buffers);
+    match measurement {
+        Measurement::Idle { sessions } => idle::idle(client(Buffers::Small)?, &sessions, concurrency).await,
+        Measurement::Logins(logins) => logins.run(client(Buffers::Small)?, concurrency).await,
+        Measurement::Pace(pace) => pace.run(client(Buffers::Small)?).await,
+        Measurement::Fetch(mails) => mails.fetch(client(Buffers::Large)?).await,
+        Measurement::Append(mails) => mails.append(client(Buffers::Large)?).await,
+        Measurement::Noop(noops) => noops.run(client(Buffers::Small)?).await,
     }
 }
 
