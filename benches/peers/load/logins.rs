@@ -24,6 +24,9 @@ pub(crate) struct Logins {
     /// In all
     #[arg(long)]
     count: usize,
+    /// No more are begun after so many seconds
+    #[arg(long, default_value_t = f64::INFINITY)]
+    seconds: f64,
     /// Each of those resumes its last TLS session
     #[arg(long)]
     resume: bool,
@@ -74,7 +77,7 @@ impl Logins {
                 let mut seen = Seen::default();
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= self.count {
+                    if number >= self.count || began.elapsed().as_secs_f64() >= self.seconds {
                         return Ok::<_, Wrong>(seen);
                     }
                     log_in_and_out(&client, number % USERS, &mut seen).await?;

@@ -4,7 +4,7 @@
 //! ```text
 //! load --port PORT [--certificate FILE [--p256]] MEASUREMENT
 //!     idle 2000 8000 [--concurrency 16]         sessions in IDLE: so many, then so many in all; then none
-//!     logins --count 4000 [--concurrency 16] [--resume] [--beside 2000]
+//!     logins --count 4000 [--seconds 10] [--concurrency 16] [--resume] [--beside 2000]
 //!     pace --per-second 50 --seconds 60 [--resume]
 //!     fetch --sessions 8 --seconds 3 [--size 67108864]
 //!     append --sessions 8 --seconds 3 [--size 67108864]
