@@ -17,9 +17,10 @@
 //!
 //! Around the journey: [`probe`] looks after backends, [`sessions`] knows who is in, [`history`] what the last hour was like,
 //! [`trace`] shows what one user's sessions say, [`steer`] is what operators do to a running server (reload, drain, hold, move,
-//! kick, trace); [`server`] puts everything together, and puts another configuration in
-//! its place while it runs. [`process`] is what the process does to itself and hands on to the next one; [`conduct`] is its
-//! life, from signal to signal. [`doctor`] walks the way of a login from outside, and says what is wrong with it.
+//! kick, trace); [`server`] puts everything together, gives each session to one of its threads, where it stays
+//! (`server/workers.rs`), and puts another configuration in place while it runs. [`process`] is what the process does to itself
+//! and hands on to the next one; [`conduct`] is its life, from signal to signal. [`doctor`] walks the way of a login from outside,
+//! and says what is wrong with it.
 //!
 //! Three rooms import no other: [`imap`] (the protocol, without I/O, clock or configuration), [`stream`] and [`config`].
 //! `tests/layering.rs` holds the arrows and the one home of each outside crate, and fails when a file breaks them.
