@@ -1,0 +1,123 @@
+"""Figures as Markdown, line by line."""
+
+from lines import mean_slope, median
+
+
+def table(head, rows):
+    """The first column is words, the others are figures."""
+    rule = f"|---{'|---:' * (len(head) - 1)}|"
+    return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def line(cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def of(figures, key):
+    """The median of one key of some measurements; with a dot, of one further down."""
+    first, _, rest = key.partition(".")
+    if rest:
+        return of([one[first] for one in figures], rest)
+    return median(figures, first)
+
+
+def milliseconds(latency):
+    return f"{latency['p50'] / 1000:.1f} / {latency['p99'] / 1000:.1f}"
+
+
+def held(figures):
+    beside, alone = figures["beside"], figures["alone"]
+    rows = [
+        ["login p50 / p99, ms", milliseconds(beside["latency"])],
+        ["the same with nobody else there, ms", milliseconds(alone["latency"])],
+        ["CPU of mailmux with these logins, cores", f"{beside['cores']:.3f}"],
+        ["the same with nobody else there, cores", f"{alone['cores']:.3f}"],
+        ["CPU of mailmux without logins, cores", f"{figures['silent_cores']:.4f}"],
+        ["memory per session, kB", f"{figures['session_kb']:.1f}"],
+        ["memory in all, MB", megabytes(figures["memory_kb"])],
+        ["sessions lost", "0"],
+        ["seconds until all were there", f"{figures['seconds_to_begin']:.1f}"],
+    ]
+    return table([f"{figures['sessions']:,} sessions in IDLE, 50 logins a second beside them", ""], rows)
+
+
+def start(figures):
+    names = {
+        "neither": "neither",
+        "pairs": f"{figures['pairs']:,} certificates",
+        "users": f"{figures['users']:,} lines of map",
+        "both": "both",
+    }
+    starts = figures["starts"]
+    columns = {
+        "from exec to the first login, s": ("seconds", "{:.2f}", 1),
+        "CPU, s": ("cpu_s", "{:.2f}", 1),
+        "memory then, MB": ("memory_kb", "{:,.1f}", 1024),
+        "memory at most, MB": ("peak_kb", "{:,.1f}", 1024),
+    }
+    rows = []
+    for title, (key, form, scale) in columns.items():
+        rows.append([title, *(form.format(of(starts[name], key) / scale) for name in names)])
+    return table(["start", *names.values()], rows)
+
+
+def reload(figures):
+    def seconds(times):
+        return f"{sorted(times)[len(times) // 2]:.2f}"
+
+    quiet, meanwhile = figures["quiet"]["latency"], figures["meanwhile"]["latency"]
+    rows = [
+        ["a reload of what is the same, s", seconds(figures["same_s"])],
+        ["one certificate and one line of the map are new, s", seconds(figures["changed_s"])],
+        ["login p50 / p99 / worst, 50 a second, ms", f"{milliseconds(quiet)} / {quiet['max'] / 1000:.1f}"],
+        [f"the same among {len(figures['meanwhile_s'])} reloads, one after the other, ms", f"{milliseconds(meanwhile)} / {meanwhile['max'] / 1000:.1f}"],
+        ["memory before and after all these reloads, MB", f"{megabytes(figures['before_kb'])} / {megabytes(figures['after_kb'])}"],
+    ]
+    return table([f"reload, with {figures['pairs']:,} certificates and {figures['users']:,} lines of map", ""], rows)
+
+
+def floor(figures):
+    logins, kicks, step, batch = figures["logins_kb"], figures["kicks_kb"], figures["step"], figures["batch"]
+    after_logins, kicked = step * (len(logins) - 1), batch * len(kicks)
+    half = logins[len(logins) // 2 :]
+    rows = [
+        ["at the start, after the first logins", megabytes(figures["begun_kb"]), ""],
+        [f"after {step:,} more, so that users are known", megabytes(logins[0]), ""],
+        [f"{after_logins:,} logins later", megabytes(logins[-1]), f"{(logins[-1] - logins[0]) * 1024 / after_logins:+.1f} bytes per login"],
+        ["of these the last half", "", f"{mean_slope(half) * 1024 / step:+.1f} bytes per login"],
+        [f"with {batch:,} sessions in IDLE, the first and the last time", f"{megabytes(figures['held_kb'][0])} / {megabytes(figures['held_kb'][-1])}", ""],
+        [f"when these had been kicked, {batch:,}", megabytes(kicks[0]), ""],
+        [f"when {kicked:,} had been kicked", megabytes(kicks[-1]), f"{mean_slope(kicks) * 1024 / batch:+.1f} bytes per session"],
+        ["a while later", megabytes(figures["end_kb"]), f"{(figures['end_kb'] - logins[0]) * 1024 / (after_logins + kicked):+.1f} bytes per session of all"],
+    ]
+    return table(["memory", "MB", "growth"], rows)
+
+
+def sessions(figures):
+    rows = []
+    for one in figures:
+        size = one["sessions"]
+        each = ["-", "-"] if not size else [f"{one['grown_kb'] / size:.2f}", f"{one['cores'] * 60e6 / size:.0f}"]
+        latency = {part: of(one["logins"], f"latency.{part}") for part in ("p50", "p99")}
+        rows.append([f"{size:,}", megabytes(one["memory_kb"]), *each, f"{of(one['logins'], 'cpu_us'):.0f}", milliseconds(latency)])
+    head = ["sessions in IDLE", "memory, MB", "per session, kB", "CPU per session and minute, µs", "CPU per login beside them, µs", "login p50 / p99, ms"]
+    return table(head, rows)
+
+
+def users(figures):
+    none = figures[0]
+    rows = []
+    for one in figures:
+        memory, count = middle(one["memory_kb"]), one["users"]
+        each = f"{(memory - middle(none['memory_kb'])) * 1024 / count:.0f}" if count >= 10_000 else "-"
+        latency = {part: of(one["logins"], f"latency.{part}") for part in ("p50", "p99")}
+        rows.append([f"{count:,}", megabytes(memory), each, f"{of(one['logins'], 'cpu_us'):.0f}", milliseconds(latency)])
+    return table(["lines of the map file", "memory, MB", "per line, bytes", "CPU per login, µs", "login p50 / p99, ms"], rows)
+
+
+def middle(values):
+    return sorted(values)[len(values) // 2]
+
+
+def megabytes(kilobytes):
+    return f"{kilobytes / 1024:,.1f}"
