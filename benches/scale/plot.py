@@ -5,7 +5,7 @@ import statistics
 
 WIDTH, HEIGHT = 900, 350
 # Of each panel's field, within it.
-LEFT, RIGHT, TOP, BOTTOM = 62, 24, 76, 56
+LEFT, RIGHT, TOP, BOTTOM = 62, 40, 76, 56
 
 STYLE = """\
 text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #4b5563 }
@@ -44,7 +44,7 @@ def growth(measured):
     beside = [(one["sessions"], cpu(one)) for one in sessions if one["sessions"]]
     mapped = [(one["users"], cpu(one)) for one in users if one["users"]]
     across = Logarithmic(min(beside[0][0], mapped[0][0]), max(beside[-1][0], mapped[-1][0]))
-    up = Linear(0, 1.25 * max(y for _, y in beside + mapped))
+    up = Linear(0, 1.1 * max(y for _, y in beside + mapped))
     right = Panel(half, half, "CPU per login, µs", "how many, each step ten times as many", across, up)
     right.series(beside, "one", "sessions in IDLE beside it")
     right.series(mapped, "two", "users in the map file")
