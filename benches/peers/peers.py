@@ -196,6 +196,10 @@ def mailmux(known):
     return [known["mailmux"], "serve", "--config", written("mailmux.toml", MAILMUX, known)]
 
 
+def pooling(known):
+    return mailmux(known | {"more": 'pool = "reuse"'})
+
+
 def haproxy(known):
     folder = known["folder"]
     (folder / "both.pem").write_text((folder / "mail.pem").read_text() + (folder / "mail.key").read_text())
