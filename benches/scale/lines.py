@@ -9,7 +9,8 @@ import statistics
 import threading
 import time
 
-from driver import Failed, say
+from bench import say
+from measures import Failed
 from stand import HOST
 
 # So many logins have come before memory is read for the first time: what is set up once is there then.

@@ -12,8 +12,7 @@ import subprocess
 import time
 
 import peers
-
-from driver import Failed
+from measures import Failed
 
 CONFIG = """\
 [server]

@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import time
 
-from driver import Backend, Failed, Load, Reading, measured
+from measures import Backend, Failed, Load, Reading, measured
 from proxy import Mailmux
 from world import until
 
