@@ -15,13 +15,15 @@ from stand import HOST
 
 # So many logins have come before memory is read for the first time: what is set up once is there then.
 WARM_UP = 64
+# At most, of certificates and a map, among logins.
+CHANGES = 150
 
 
 def held(bench):
     """Many sessions in IDLE, and logins beside them."""
     options, size = bench.options, bench.options.most
     with bench.stand() as stand:
-        figures = {"sessions": size, "alone": stand.pace(options.alone_seconds)}
+        figures = {"sessions": size, "per_second": options.per_second, "alone": stand.pace(options.alone_seconds)}
         with stand.load("idle", size) as idle:
             idle.phase("ready")
             stand.settle()
@@ -47,7 +49,7 @@ def held(bench):
 def start(bench):
     """From exec to the first login, with certificates and with a map, with both and with neither."""
     options = bench.options
-    pairs, users = bench.pairs("pairs"), bench.map(options.users)
+    pairs, users = bench.pairs("pairs", options.pairs), bench.map(options.users)
     variants = {"neither": {}, "pairs": {"pairs": pairs}, "users": {"users": users}, "both": {"pairs": pairs, "users": users}}
     figures = {name: [] for name in variants}
     for _ in range(options.rounds):
@@ -78,10 +80,12 @@ class Renewal:
     """Certificates and a map that change: one of the one and a line of the other each time."""
 
     def __init__(self, bench):
-        self.own, self.spare = bench.pairs("own-pairs"), bench.pairs("spare-pairs")
+        self.own, self.spare = bench.pairs("pairs", bench.options.pairs), bench.pairs("spare-pairs", CHANGES)
         self.users, self.lines, self.done = bench.map(bench.options.users), bench.options.users, 0
 
     def change(self):
+        if self.done == CHANGES:
+            raise Failed(f"more than {CHANGES} reloads")
         for kind in ("key", "pem"):
             shutil.copy(self.spare / f"{self.done:05}.{kind}", self.own)
         with open(self.users, "a") as text:
@@ -94,7 +98,7 @@ def reload(bench):
     options, renewal = bench.options, Renewal(bench)
     with bench.stand(pairs=renewal.own, users=renewal.users) as stand:
         stand.logins(WARM_UP)
-        figures = {"pairs": options.pairs, "users": options.users, "before_kb": stand.memory()}
+        figures = {"pairs": options.pairs, "users": options.users, "per_second": options.per_second, "before_kb": stand.memory()}
         figures["same_s"] = [stand.mailmux.reload() for _ in range(options.rounds)]
         figures["changed_s"] = []
         for _ in range(options.rounds):
@@ -105,6 +109,7 @@ def reload(bench):
         with Reloads(stand, renewal) as reloads:
             figures["meanwhile"] = stand.pace(options.reload_seconds)
         figures["meanwhile_s"] = reloads.seconds
+        figures["reloads"] = 2 * options.rounds + len(reloads.seconds)
         stand.settle()
         figures["after_kb"] = stand.memory()
         return figures
@@ -145,7 +150,8 @@ def floor(bench):
     with bench.stand() as stand:
         stand.logins(WARM_UP)
         stand.settle()
-        figures = {"step": step, "batch": options.batch, "begun_kb": stand.memory(), "logins_kb": [], "held_kb": [], "kicks_kb": [], "kick_s": []}
+        figures = {"step": step, "batch": options.batch, "pause_s": options.pause_seconds, "begun_kb": stand.memory()}
+        figures |= {"logins_kb": [], "held_kb": [], "kicks_kb": [], "kick_s": []}
         # Each of the users that there are has come once then.
         for number in range(options.login_steps + 1):
             stand.logins(step)
@@ -167,6 +173,8 @@ def floor(bench):
                 ended = idle.line()["ended"]
                 if ended != options.batch:
                     raise Failed(f"of {options.batch} sessions that were kicked {ended} were ended")
+            # Allocators give back with a delay, if at all.
+            time.sleep(options.pause_seconds / 5)
             figures["kicks_kb"].append(stand.memory())
             say(f"  {options.batch * (number + 1):,} kicked: {figures['kicks_kb'][-1]:,} kB; {figures['held_kb'][-1]:,} while they were there")
         time.sleep(options.pause_seconds)

@@ -29,7 +29,7 @@ def held(figures):
     beside, alone = figures["beside"], figures["alone"]
     rows = [
         ["login p50 / p99, ms", milliseconds(beside["latency"])],
-        ["the same with nobody else there, ms", milliseconds(alone["latency"])],
+        ["the same logins with nobody else there, ms", milliseconds(alone["latency"])],
         ["CPU of mailmux with these logins, cores", f"{beside['cores']:.3f}"],
         ["the same with nobody else there, cores", f"{alone['cores']:.3f}"],
         ["CPU of mailmux without logins, cores", f"{figures['silent_cores']:.4f}"],
@@ -38,7 +38,7 @@ def held(figures):
         ["sessions lost", "0"],
         ["seconds until all were there", f"{figures['seconds_to_begin']:.1f}"],
     ]
-    return table([f"{figures['sessions']:,} sessions in IDLE, 50 logins a second beside them", ""], rows)
+    return table([f"{figures['sessions']:,} sessions in IDLE, {figures['per_second']} logins a second beside them", ""], rows)
 
 
 def start(figures):
@@ -69,26 +69,25 @@ def reload(figures):
     rows = [
         ["a reload of what is the same, s", seconds(figures["same_s"])],
         ["one certificate and one line of the map are new, s", seconds(figures["changed_s"])],
-        ["login p50 / p99 / worst, 50 a second, ms", f"{milliseconds(quiet)} / {quiet['max'] / 1000:.1f}"],
+        [f"login p50 / p99 / worst, {figures['per_second']} a second, ms", f"{milliseconds(quiet)} / {quiet['max'] / 1000:.1f}"],
         [f"the same among {len(figures['meanwhile_s'])} reloads, one after the other, ms", f"{milliseconds(meanwhile)} / {meanwhile['max'] / 1000:.1f}"],
-        ["memory before and after all these reloads, MB", f"{megabytes(figures['before_kb'])} / {megabytes(figures['after_kb'])}"],
+        [f"memory before and after all {figures['reloads']} reloads, MB", f"{megabytes(figures['before_kb'])} / {megabytes(figures['after_kb'])}"],
     ]
     return table([f"reload, with {figures['pairs']:,} certificates and {figures['users']:,} lines of map", ""], rows)
 
 
 def floor(figures):
-    logins, kicks, step, batch = figures["logins_kb"], figures["kicks_kb"], figures["step"], figures["batch"]
+    logins, held, kicks, step, batch = (figures[key] for key in ("logins_kb", "held_kb", "kicks_kb", "step", "batch"))
     after_logins, kicked = step * (len(logins) - 1), batch * len(kicks)
-    half = logins[len(logins) // 2 :]
+    mean, last_half = (logins[-1] - logins[0]) * 1024 / after_logins, mean_slope(logins[len(logins) // 2 :]) * 1024 / step
     rows = [
-        ["at the start, after the first logins", megabytes(figures["begun_kb"]), ""],
-        [f"after {step:,} more, so that users are known", megabytes(logins[0]), ""],
-        [f"{after_logins:,} logins later", megabytes(logins[-1]), f"{(logins[-1] - logins[0]) * 1024 / after_logins:+.1f} bytes per login"],
-        ["of these the last half", "", f"{mean_slope(half) * 1024 / step:+.1f} bytes per login"],
-        [f"with {batch:,} sessions in IDLE, the first and the last time", f"{megabytes(figures['held_kb'][0])} / {megabytes(figures['held_kb'][-1])}", ""],
-        [f"when these had been kicked, {batch:,}", megabytes(kicks[0]), ""],
-        [f"when {kicked:,} had been kicked", megabytes(kicks[-1]), f"{mean_slope(kicks) * 1024 / batch:+.1f} bytes per session"],
-        ["a while later", megabytes(figures["end_kb"]), f"{(figures['end_kb'] - logins[0]) * 1024 / (after_logins + kicked):+.1f} bytes per session of all"],
+        ["after the first logins", megabytes(figures["begun_kb"]), ""],
+        [f"after {step:,} more, so that their users are known", megabytes(logins[0]), ""],
+        [f"after {after_logins:,} more of the same users", megabytes(logins[-1]), f"{mean:+.1f} bytes per login, {last_half:+.1f} in the last half"],
+        [f"with {batch:,} sessions in IDLE, the first time", megabytes(held[0]), f"{(held[0] - logins[-1]) / batch:.1f} kB per session"],
+        [f"the same, the {len(held)}th time", megabytes(held[-1]), f"{mean_slope(held) * 1024 / batch:+.1f} bytes per session that was kicked"],
+        [f"when all {kicked:,} had been kicked", megabytes(kicks[-1]), ""],
+        [f"{figures['pause_s']} s later", megabytes(figures["end_kb"]), f"{(figures['end_kb'] - logins[-1]) / 1024:+.1f} MB above what it was before them"],
     ]
     return table(["memory", "MB", "growth"], rows)
 
