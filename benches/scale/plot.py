@@ -36,8 +36,8 @@ def growth(measured):
     half = WIDTH / 2
 
     memory = [(one["sessions"], one["memory_kb"] / 1024) for one in sessions]
-    most = sessions[-1]
-    each = f"{most['grown_kb'] / most['sessions']:.1f} kB per session"
+    none, most = sessions[0], sessions[-1]
+    each = f"{(most['memory_kb'] - none['memory_kb']) / most['sessions']:.1f} kB per session"
     left = Panel(0, half, "Memory (PSS), MB", "sessions in IDLE", Linear(0, memory[-1][0]), Linear(0, max(y for _, y in memory)))
     left.series(memory, "one", each)
 

@@ -93,10 +93,12 @@ def floor(figures):
 
 
 def sessions(figures):
-    rows, alone = [], figures[0]["cores"]
+    rows, none = [], figures[0]
     for one in figures:
-        size = one["sessions"]
-        each = ["-", "-"] if not size else [f"{one['grown_kb'] / size:.2f}", f"{(one['cores'] - alone) * 60e6 / size:.0f}"]
+        size, each = one["sessions"], ["-", "-"]
+        if size:
+            work = max(0.0, one["cores"] - none["cores"]) * 60e6 / size
+            each = [f"{(one['memory_kb'] - none['memory_kb']) / size:.2f}", f"{work:.0f}"]
         latency = {part: of(one["logins"], f"latency.{part}") for part in ("p50", "p99")}
         rows.append([f"{size:,}", megabytes(one["memory_kb"]), *each, f"{of(one['logins'], 'cpu_us'):.0f}", milliseconds(latency)])
     head = ["sessions in IDLE", "memory, MB", "per session, kB", "CPU per session and minute, µs", "CPU per login beside them, µs", "login p50 / p99, ms"]
