@@ -85,7 +85,7 @@ def floor(figures):
         [f"after {step:,} more, so that their users are known", megabytes(logins[0]), ""],
         [f"after {after_logins:,} more of the same users", megabytes(logins[-1]), f"{mean:+.1f} bytes per login, {last_half:+.1f} in the last half"],
         [f"with {batch:,} sessions in IDLE, the first time", megabytes(held[0]), f"{(held[0] - logins[-1]) / batch:.1f} kB per session"],
-        [f"the same, the {len(held)}th time", megabytes(held[-1]), f"{mean_slope(held) * 1024 / batch:+.1f} bytes per session that was kicked"],
+        [f"the same, the {len(held)}th time", megabytes(held[-1]), f"{mean_slope(held[1:]) * 1024 / batch:+.1f} bytes per session that was kicked, from the 2nd time on"],
         [f"when all {kicked:,} had been kicked", megabytes(kicks[-1]), ""],
         [f"{figures['pause_s']} s later", megabytes(figures["end_kb"]), f"{(figures['end_kb'] - logins[-1]) / 1024:+.1f} MB above what it was before them"],
     ]
