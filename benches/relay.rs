@@ -21,10 +21,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use mailmux::process::Phase;
-use mailmux::relay::{Terms, Times, relay};
+use mailmux::relay::{Terms, relay};
 use mailmux::trace::Tap;
-use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 /// What the ends send and receive at once, so that they are not what is measured.
@@ -192,16 +190,14 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
         match which {
             Loop::Relay | Loop::Keeping | Loop::Unfollowed => {
                 let minute = Duration::from_mins(1);
-                let times = Times { idle: minute, half_closed: minute, write: minute };
-                let (_phase, stop) = watch::channel(Phase::Running);
                 let terms = Terms {
-                    times,
+                    idle: Duration::from_mins(1),
                     spread: || Duration::ZERO,
                     keep: which == Loop::Keeping,
                     pulse: Arc::default(),
                     tap: Tap::default(),
                 };
-                relay(client, backend, terms, stop, oneshot::channel().1).await;
+                relay(client, backend, terms).await;
             }
             Loop::Copy => {
                 tokio::io::copy_bidirectional(&mut client, &mut backend).await?;
