@@ -189,7 +189,6 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
         let mut backend = tokio::net::TcpStream::from_std(backend)?;
         match which {
             Loop::Relay | Loop::Keeping | Loop::Unfollowed => {
-                let minute = Duration::from_mins(1);
                 let terms = Terms {
                     idle: Duration::from_mins(1),
                     spread: || Duration::ZERO,
