@@ -118,6 +118,7 @@ service imap-login {{
   process_min_avail = 2
   process_limit = 2
   client_limit = {connections}
+  vsz_limit = 0
   inet_listener imap {{
     port = 0
   }}
@@ -196,6 +197,10 @@ def mailmux(known):
     return [known["mailmux"], "serve", "--config", written("mailmux.toml", MAILMUX, known)]
 
 
+def pooling(known):
+    return mailmux(known | {"more": 'pool = "reuse"'})
+
+
 def haproxy(known):
     folder = known["folder"]
     (folder / "both.pem").write_text((folder / "mail.pem").read_text() + (folder / "mail.key").read_text())
@@ -219,9 +224,12 @@ def perdition(known):
     folder = known["folder"]
     where = ["-b", "127.0.0.1", "-l", known["port"], "-s", "127.0.0.1", "-p", known["imap"], "-M", ""]
     tls = ["--ssl_mode", "ssl_listen", "--ssl_cert_file", folder / "mail.pem", "--ssl_key_file", folder / "mail.key"]
-    patience = ["--timeout", "0", "--authenticate_timeout", "0", "--connect_relog", "0"]
+    # With 0, which is to be for ever, it waits for a time that it has not set.
+    patience = ["--timeout", "36000", "--authenticate_timeout", "3600", "--connect_relog", "36000"]
     log = ["--no_daemon", "-q", "-F", "-", "--pid_file", "", "-u", known["user"], "-g", known["group"]]
-    return [*map(str, [program("perdition.imap4s"), "-f", "/dev/null", *where, *tls, *patience, *log])]
+    command = [program("perdition.imap4s"), "-f", "/dev/null", *where, *tls, *patience, *log]
+    # Each of its processes closes as many files as it may have open when it ends, and has but a few.
+    return ["/usr/bin/prlimit", "--nofile=1024", *map(str, command)]
 
 
 def imapproxy(known):

@@ -108,7 +108,7 @@ impl Client {
         Ok(session)
     }
 
-    /// The first bytes that a session sends: a ClientHello, or a command where there is no TLS.
+    /// The first bytes that a session sends: a hello, or a command where there is no TLS.
     pub(crate) fn first_bytes(&self) -> Result<Vec<u8>, Wrong> {
         let Some(config) = &self.tls else {
             return Ok(b"a LOGIN somebody secret\r\n".to_vec());

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! With `--certificate`, a PEM file, it speaks TLS and wants to be shown just this certificate. All peers do the same cryptography,
-//! since nothing else is offered: TLS 1.3, TLS_AES_128_GCM_SHA256, X25519 (`--p256`: P-256). What the certificate's signatures say
+//! since nothing else is offered: TLS 1.3, AES-128-GCM, X25519 (`--p256`: P-256). What the certificate's signatures say
 //! is not looked at: this program is to take little of the machine that it shares.
 //!
 //! Whoever drives it measures at the right moments: it prints `{"phase": NAME}` and then waits for a line on standard input, or
