@@ -13,7 +13,8 @@
 //! say little; CPU per GB still does), frequency scaling, `schedstat` switched off (CPU then reads 0), a debug build. It
 //! says nothing about TLS, about many sessions at once, or about a network that is slower than memory.
 //!
-//! `cargo bench --bench relay`. Without `--bench` (that is, as a test) it runs once with little data.
+//! `cargo bench --bench relay`, minutes; some loads by name: `cargo bench --bench relay -- fetch ping-pong`. Without
+//! `--bench` (that is, as a test) it runs once with little data.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -116,7 +117,8 @@ fn main() -> io::Result<()> {
     let in_earnest = std::env::args().any(|arg| arg == "--bench");
     let (rounds, bulk, pings) = if in_earnest { (7, 4 << 30, 200_000) } else { (1, 1 << 20, 10) };
     let loads = [Load::Bulk(bulk), Load::Fetch(bulk), Load::Lines(bulk), Load::Append(bulk), Load::PingPong(pings)];
-    for load in loads {
+    let chosen: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    for load in loads.into_iter().filter(|load| chosen.is_empty() || chosen.iter().any(|name| name == load.name())) {
         let loops: &[_] = match load {
             Load::Bulk(_) | Load::PingPong(_) => &[("mailmux relay", Loop::Relay), ("copy_bidirectional", Loop::Copy)],
             Load::Fetch(_) | Load::Lines(_) | Load::Append(_) => &[
