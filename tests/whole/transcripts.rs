@@ -90,6 +90,13 @@ struct Stage<'a> {
     client: Stream,
 }
 
+/// In clear or under TLS.
+type Stream = Box<dyn Either + Send>;
+
+trait Either: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Either for S {}
+
 /// One connection to the backend.
 struct Call {
     stream: Stream,
