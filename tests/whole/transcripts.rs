@@ -140,13 +140,6 @@ fn config(manner: Manner, text: &str, backend: &Backend) -> String {
     format!("{listener}{section}{certificate}{route}{QUICK}")
 }
 
-/// A connection, encrypted or not.
-type Stream = Box<dyn Pipe>;
-
-trait Pipe: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Pipe for T {}
-
 impl Theatre {
     async fn client(&self, server: &Running) -> Stream {
         let client = Client::connect(server.at("plain")).await;
