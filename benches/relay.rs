@@ -13,7 +13,8 @@
 //! say little; CPU per GB still does), frequency scaling, `schedstat` switched off (CPU then reads 0), a debug build. It
 //! says nothing about TLS, about many sessions at once, or about a network that is slower than memory.
 //!
-//! `cargo bench --bench relay`. Without `--bench` (that is, as a test) it runs once with little data.
+//! `cargo bench --bench relay`, minutes; some loads by name: `cargo bench --bench relay -- fetch ping-pong`. Without
+//! `--bench` (that is, as a test) it runs once with little data.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,10 +22,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use mailmux::process::Phase;
-use mailmux::relay::{Terms, Times, relay};
+use mailmux::relay::{Terms, relay};
 use mailmux::trace::Tap;
-use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 /// What the ends send and receive at once, so that they are not what is measured.
@@ -118,7 +117,8 @@ fn main() -> io::Result<()> {
     let in_earnest = std::env::args().any(|arg| arg == "--bench");
     let (rounds, bulk, pings) = if in_earnest { (7, 4 << 30, 200_000) } else { (1, 1 << 20, 10) };
     let loads = [Load::Bulk(bulk), Load::Fetch(bulk), Load::Lines(bulk), Load::Append(bulk), Load::PingPong(pings)];
-    for load in loads {
+    let chosen: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    for load in loads.into_iter().filter(|load| chosen.is_empty() || chosen.iter().any(|name| name == load.name())) {
         let loops: &[_] = match load {
             Load::Bulk(_) | Load::PingPong(_) => &[("mailmux relay", Loop::Relay), ("copy_bidirectional", Loop::Copy)],
             Load::Fetch(_) | Load::Lines(_) | Load::Append(_) => &[
@@ -191,17 +191,14 @@ fn move_bytes(which: Loop, front: &TcpListener, back: SocketAddr) -> io::Result<
         let mut backend = tokio::net::TcpStream::from_std(backend)?;
         match which {
             Loop::Relay | Loop::Keeping | Loop::Unfollowed => {
-                let minute = Duration::from_mins(1);
-                let times = Times { idle: minute, half_closed: minute, write: minute };
-                let (_phase, stop) = watch::channel(Phase::Running);
                 let terms = Terms {
-                    times,
+                    idle: Duration::from_mins(1),
                     spread: || Duration::ZERO,
                     keep: which == Loop::Keeping,
                     pulse: Arc::default(),
                     tap: Tap::default(),
                 };
-                relay(client, backend, terms, stop, oneshot::channel().1).await;
+                relay(client, backend, terms).await;
             }
             Loop::Copy => {
                 tokio::io::copy_bidirectional(&mut client, &mut backend).await?;

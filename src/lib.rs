@@ -36,6 +36,7 @@ pub mod config;
 pub mod imap;
 pub mod metrics;
 pub mod network;
+pub mod notice;
 pub mod outcome;
 pub mod pulse;
 pub mod random;

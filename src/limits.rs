@@ -185,6 +185,8 @@ impl Limits {
             if networks.len() == MOST_NETWORKS {
                 networks.remove(0);
             }
+            // Most users are in one, and there are many users.
+            networks.reserve_exact(1);
             networks.push((network, Instant::now()));
         }
     }

@@ -1,11 +1,13 @@
 //! What can be seen of a session from outside while it goes on: when something last moved in it, how much has moved each
-//! way, and what it does. Told by its relay, which pays a few stores for it; read by whoever wants to know. Not here: what
-//! follows from it.
+//! way, and what it does. Told by its relay, which pays a few stores for it; read by whoever wants to know. With it goes what
+//! the session is told in turn (`notice.rs`). Not here: what follows from it.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::notice::Notice;
 
 /// One session's.
 #[derive(Debug)]
@@ -16,6 +18,7 @@ pub struct Pulse {
     to_backend: AtomicU64,
     to_client: AtomicU64,
     state: AtomicU8,
+    notice: Notice,
 }
 
 /// What a session does.
@@ -46,6 +49,7 @@ impl Default for Pulse {
             to_backend: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
             state: AtomicU8::new(State::LoggingIn as u8),
+            notice: Notice::default(),
         }
     }
 }
@@ -64,6 +68,11 @@ impl Pulse {
         self.to_client.store(moved.to_client, Ordering::Relaxed);
         let state = if idles { State::Idle } else { State::Active };
         self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Where the session hears what it is told.
+    pub fn notice(&self) -> &Notice {
+        &self.notice
     }
 
     /// When the session began.

@@ -11,25 +11,32 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug)]
 pub struct Buffered<S> {
     stream: S,
-    head: Vec<u8>,
+    /// There while something is left of it: an idle session owns no buffer, and no room for one.
+    head: Option<Box<Head>>,
+}
+
+#[derive(Debug)]
+struct Head {
+    bytes: Vec<u8>,
     served: usize,
 }
 
 impl<S> Buffered<S> {
     /// Puts bytes that were already read back in front of their stream.
     pub fn new(stream: S, head: Vec<u8>) -> Self {
-        Self { stream, head, served: 0 }
+        let head = (!head.is_empty()).then(|| Box::new(Head { bytes: head, served: 0 }));
+        Self { stream, head }
     }
 
     /// The bytes not served yet.
     pub fn head(&self) -> &[u8] {
-        &self.head[self.served..]
+        self.head.as_ref().map_or(&[], |head| head.rest())
     }
 
     /// Both parts again: the stream, and what of the head was not served.
-    pub fn into_parts(mut self) -> (S, Vec<u8>) {
-        self.head.drain(..self.served);
-        (self.stream, self.head)
+    pub fn into_parts(self) -> (S, Vec<u8>) {
+        let head = self.head.map(|head| head.rest().to_vec());
+        (self.stream, head.unwrap_or_default())
     }
 
     /// The stream below.
@@ -40,18 +47,20 @@ impl<S> Buffered<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Buffered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.head.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let n = self.head().len().min(buf.remaining());
-        buf.put_slice(&self.head()[..n]);
-        self.served += n;
-        if self.served == self.head.len() {
-            // An idle session owns no buffer.
-            self.head = Vec::new();
-            self.served = 0;
+        let Some(head) = &mut self.head else { return Pin::new(&mut self.stream).poll_read(cx, buf) };
+        let n = head.rest().len().min(buf.remaining());
+        buf.put_slice(&head.rest()[..n]);
+        head.served += n;
+        if head.rest().is_empty() {
+            self.head = None;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Head {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.served..]
     }
 }
 

@@ -7,13 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room (a file or folder in `src/`) and what it may import of the others.
-const ROOMS: [(&str, &[&str]); 35] = [
+const ROOMS: [(&str, &[&str]); 36] = [
     // Below everything. `imap` knows one thing outside: the closed list of how a session ends.
     ("imap", &["outcome"]),
     ("stream", &[]),
     ("config", &[]),
     ("outcome", &[]),
-    ("pulse", &[]),
+    ("notice", &["outcome"]),
+    ("pulse", &["notice"]),
     ("random", &[]),
     ("network", &[]),
     ("secret_file", &["imap"]),
@@ -36,7 +37,7 @@ const ROOMS: [(&str, &[&str]); 35] = [
     ("pool", &["backend", "config", "imap", "link", "metrics", "random"]),
     ("history", &["metrics", "outcome"]),
     ("probe", &["backend", "config", "imap", "link", "metrics", "random", "secret_file"]),
-    ("relay", &["imap", "outcome", "process", "pulse", "trace"]),
+    ("relay", &["imap", "notice", "outcome", "pulse", "trace"]),
     ("record", &["backend", "imap", "metrics", "outcome"]),
     // Those who know the others.
     (

@@ -118,6 +118,7 @@ service imap-login {{
   process_min_avail = 2
   process_limit = 2
   client_limit = {connections}
+  vsz_limit = 0
   inet_listener imap {{
     port = 0
   }}

@@ -290,7 +290,14 @@ impl Reader<'_> {
     /// The backslash escapes itself and the quote, and nothing else.
     fn quoted(&mut self) -> Result<Zeroizing<Vec<u8>>, Stop> {
         self.expect(b"\"")?;
-        let mut text = Zeroizing::new(Vec::with_capacity(self.rest.len()));
+        // Its whole size at once, for a buffer that grows leaves copies behind; and no more, for of these a client may send many.
+        let mut escaped = false;
+        let end = self.rest.iter().position(|byte| {
+            let ends = *byte == b'"' && !escaped;
+            escaped = *byte == b'\\' && !escaped;
+            ends
+        });
+        let mut text = Zeroizing::new(Vec::with_capacity(end.ok_or(ARGUMENTS)?));
         loop {
             match self.next()? {
                 b'"' => return Ok(text),

@@ -112,6 +112,9 @@ impl Follower {
     /// Takes bytes that the backend sent.
     pub fn from_backend(&mut self, mut bytes: &[u8]) {
         while !self.doubt && !bytes.is_empty() {
+            if !self.responding && self.transcript.is_none() {
+                self.backend.skip_data(&mut bytes);
+            }
             let (before, literal) = (bytes, self.backend.literal);
             let line = self.backend.next(&mut bytes);
             if let Some(transcript) = &mut self.transcript {
@@ -354,7 +357,7 @@ impl Follower {
             self.hear_continuation()?;
             return Ok(true);
         }
-        // Most of what a busy backend says: `* 1 FETCH`.
+        // As in `Lines::skip_data`.
         if head.starts_with(b"* ") && head.get(2).is_some_and(u8::is_ascii_digit) {
             return Ok(false);
         }

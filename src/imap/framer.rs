@@ -171,6 +171,7 @@ impl Framer {
                     self.state = State::Swallow { end, oversize, left: left - (to - from) as u64 };
                 }
                 State::Head | State::Text { .. } | State::Answer => {
+                    self.read_plain();
                     let byte = *self.input.get(self.at)?;
                     self.at += 1;
                     if let Some(frame) = self.read(byte) {
@@ -238,6 +239,33 @@ impl Framer {
         (count > 0).then_some((from, self.at))
     }
 
+    /// How long the text of a command, or an answer, may be here.
+    fn cap(&self) -> usize {
+        match self.state {
+            State::Text { scope: Scope::Whole(cap), .. } => cap,
+            State::Answer => SASL_MAX + 2,
+            _ => LINE_MAX,
+        }
+    }
+
+    /// What stands behind a head up to where a line ends, or may announce a literal, at once: tokens are long.
+    fn read_plain(&mut self) {
+        if self.state == State::Head || self.marker != Marker::None {
+            return;
+        }
+        let room = self.cap().saturating_sub(self.text + 1);
+        let fresh = self.unread();
+        let fresh = &fresh[..fresh.len().min(room)];
+        let count = fresh.iter().position(|byte| matches!(byte, b'\n' | b'{')).unwrap_or(fresh.len());
+        let Some(last) = fresh[..count].last() else { return };
+        self.last = *last;
+        if matches!(self.state, State::Text { scope: Scope::Whole(_), .. } | State::Answer) {
+            append(&mut self.held, &self.input[self.at..self.at + count]);
+        }
+        self.at += count;
+        self.text += count;
+    }
+
     /// One byte of a line.
     fn read(&mut self, byte: u8) -> Option<Frame> {
         self.text += 1;
@@ -249,13 +277,8 @@ impl Framer {
             }
             return self.end_line();
         }
-        let cap = match self.state {
-            State::Text { scope: Scope::Whole(cap), .. } => cap,
-            State::Answer => SASL_MAX + 2,
-            _ => LINE_MAX,
-        };
         // The line end counts, and is at least one byte more.
-        if self.text >= cap {
+        if self.text >= self.cap() {
             return Some(self.close(Frame::TooLong));
         }
         self.marker.read(byte);

@@ -5,6 +5,8 @@
 //! it would die: it slices the text behind a code at byte 1 without asking whether a character ends there (a panic on
 //! `* OK [ALERT]é`), and it reads nested parentheses by recursion (a FETCH of some thousand `(` ends the stack).
 
+use std::mem;
+
 use super::escape;
 
 /// One line, its end included (RFC 9051 section 4 asks for 8192 octets of clients; servers stay far below).
@@ -17,6 +19,8 @@ const RESPONSE: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub struct Responses {
     buffer: Vec<u8>,
+    /// Everything before it has been taken out.
+    taken: usize,
     /// Everything before it is known to belong to the response that is being received.
     scanned: usize,
     /// Where the line that is being received begins.
@@ -43,6 +47,11 @@ impl Responses {
     /// than 64 KiB and one push.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.broken.is_none() {
+            // Here and not for each response, of which a push may hold many.
+            self.buffer.drain(..self.taken);
+            self.scanned -= self.taken;
+            self.line -= self.taken;
+            self.taken = 0;
             self.buffer.extend_from_slice(bytes);
         }
     }
@@ -64,12 +73,12 @@ impl Responses {
 
     /// The bytes behind the last response taken out.
     pub fn rest(&self) -> &[u8] {
-        &self.buffer
+        self.buffer.get(self.taken..).unwrap_or_default()
     }
 
     /// Gives up the bytes behind the last response taken out.
-    pub fn into_rest(self) -> Vec<u8> {
-        self.buffer
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.buffer.split_off(self.taken)
     }
 
     /// Where the first response ends, if all of it is there.
@@ -95,25 +104,31 @@ impl Responses {
                 _ => return Err(Broken::Byte),
             }
             let end = at + 2;
-            if end > RESPONSE {
+            if end - self.taken > RESPONSE {
                 return Err(Broken::Response);
             }
             let line = &self.buffer[self.line..at];
             // The text of a status line is for people and may end like a literal; it holds none.
-            let literal = if self.line == 0 && is_status(line) { None } else { announced(line) };
+            let literal = if self.line == self.taken && is_status(line) { None } else { announced(line) };
             let Some(literal) = literal else { return Ok(Some(end)) };
             let next = usize::try_from(literal).ok().and_then(|length| end.checked_add(length));
             match next {
-                Some(next) if next <= RESPONSE => (self.line, self.scanned) = (next, next),
+                Some(next) if next - self.taken <= RESPONSE => (self.line, self.scanned) = (next, next),
                 _ => return Err(Broken::Response),
             }
         }
     }
 
     fn cut(&mut self, end: usize) -> Vec<u8> {
-        let rest = self.buffer.split_off(end);
-        (self.scanned, self.line) = (0, 0);
-        std::mem::replace(&mut self.buffer, rest)
+        let taken = mem::replace(&mut self.taken, end);
+        (self.scanned, self.line) = (end, end);
+        if end < self.buffer.len() {
+            return self.buffer.get(taken..end).unwrap_or_default().to_vec();
+        }
+        // Links that wait for work hold nothing.
+        let mut response = mem::take(self).buffer;
+        response.drain(..taken);
+        response
     }
 }
 
@@ -340,6 +355,19 @@ mod tests {
 
     fn whole(bytes: &[u8]) -> (Vec<Vec<u8>>, Option<Broken>, Vec<u8>) {
         all(bytes, std::iter::empty())
+    }
+
+    #[test]
+    fn what_was_taken_out_is_not_held() {
+        let mut responses = Responses::default();
+        responses.push(b"* OK one\r\n* X {2}\r\nab\r\n* OK th");
+        assert_eq!(responses.pop(), Ok(Some(b"* OK one\r\n".to_vec())));
+        assert_eq!(responses.rest(), b"* X {2}\r\nab\r\n* OK th");
+        assert_eq!(responses.pop(), Ok(Some(b"* X {2}\r\nab\r\n".to_vec())));
+        responses.push(b"ree\r\n");
+        assert_eq!(responses.buffer, b"* OK three\r\n");
+        assert_eq!(responses.pop(), Ok(Some(b"* OK three\r\n".to_vec())));
+        assert_eq!((responses.buffer.capacity(), responses.into_rest()), (0, Vec::new()));
     }
 
     #[test]

@@ -191,6 +191,10 @@ impl Tracker {
         self.identified |= kind == Kind::Id;
         let alone = self.in_flight.is_empty();
         self.in_flight.iter_mut().for_each(|sent| sent.alone = false);
+        if alone {
+            // Most clients never have a second one, and some wait in IDLE for days.
+            self.in_flight.reserve_exact(1);
+        }
         self.in_flight.push(Sent { tag, kind, stage: Stage::Sending, alone, unasked: false });
     }
 
@@ -238,6 +242,9 @@ impl Tracker {
             return self.soil(Dirt::UnknownTag);
         };
         let sent = self.in_flight.remove(at);
+        if self.in_flight.len() <= 1 {
+            self.in_flight.shrink_to(1);
+        }
         let ok = status == Status::Ok;
         match sent.stage {
             Stage::Whole => {}

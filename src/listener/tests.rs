@@ -42,7 +42,7 @@ async fn a_restart_can_bind_again_at_once() {
     let bound = Bound::bind(&listener("127.0.0.1:0"), &mut Inherited::default()).expect("a free port");
     let address = bound.local_addr();
     let far = TcpStream::connect(address).await.expect("listening");
-    let (near, _) = bound.socket.accept().await.expect("connected");
+    let (near, _) = bound.socket.accept().expect("connected");
     // Closed from this side first, so that it is this side that waits in TIME_WAIT.
     drop(near);
     drop(bound);

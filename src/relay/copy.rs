@@ -19,9 +19,7 @@ pub(super) struct Half {
     stage: Stage,
     found: Option<Found>,
     /// Read, but not taken by the writer; freed as soon as it is, so that an idle session owns no buffer.
-    held: Vec<u8>,
-    /// How much of `held` the writer has taken after all.
-    sent: usize,
+    held: Option<Box<Held>>,
     moved: u64,
     unflushed: bool,
     stalled: Option<Instant>,
@@ -30,6 +28,13 @@ pub(super) struct Half {
     /// Read, but not let through by who hears it.
     withheld: Option<Box<[u8]>>,
     turnstile: Turnstile,
+}
+
+#[derive(Debug)]
+struct Held {
+    bytes: Vec<u8>,
+    /// How much of them the writer has taken after all.
+    sent: usize,
 }
 
 /// Whether more is read.
@@ -127,7 +132,7 @@ impl Half {
 
     /// The writer has taken everything that was read, and can be given more.
     pub(super) fn is_clear(&self) -> bool {
-        self.stage == Stage::Open && self.held.is_empty()
+        self.stage == Stage::Open && self.held.is_none()
     }
 
     /// Nothing will be written any more.
@@ -142,7 +147,7 @@ impl Half {
 
     /// The writer has everything but the end, which is withheld.
     pub(super) fn awaits_end(&self) -> bool {
-        self.withholds_end && self.stage == Stage::Closing && self.held.is_empty()
+        self.withholds_end && self.stage == Stage::Closing && self.held.is_none()
     }
 
     /// Lets the end be passed on; false: that is no news.
@@ -157,13 +162,12 @@ impl Half {
 
     /// Something waits for the writer.
     pub(super) fn is_held_up(&self) -> bool {
-        !self.held.is_empty()
+        self.held.is_some()
     }
 
     /// Gives the writer these words and then the end, instead of what its reader may still have.
     pub(super) fn end_with(&mut self, words: &[u8]) {
-        self.held = words.to_vec();
-        self.sent = 0;
+        self.hold(words);
         self.withholds_end = false;
         self.stage = Stage::Closing;
     }
@@ -171,12 +175,12 @@ impl Half {
     /// The memory it owns.
     #[cfg(test)]
     pub(super) fn owned(&self) -> usize {
-        self.held.capacity()
+        self.held.as_ref().map_or(0, |held| size_of::<Held>() + held.bytes.capacity())
     }
 
     /// The writer is gone, as was seen here or elsewhere. False: that is no news.
     pub(super) fn lose_writer(&mut self) -> bool {
-        self.held = Vec::new();
+        self.held = None;
         self.stalled = None;
         let next = match self.stage {
             Stage::Open => Stage::Discarding,
@@ -189,7 +193,7 @@ impl Half {
     /// Tells the writer's peer that nothing more comes (TLS: `close_notify`), as far as that goes without waiting; not
     /// in the middle of something.
     pub(super) fn part<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) {
-        if matches!(self.stage, Stage::Open | Stage::Closing) && self.held.is_empty() {
+        if matches!(self.stage, Stage::Open | Stage::Closing) && self.held.is_none() {
             // Whatever comes of it, the stream is dropped next.
             let _ = Pin::new(writer).poll_shutdown(cx);
         }
@@ -281,15 +285,11 @@ impl Half {
 
     /// Ready: the writer has everything, and no flush that was begun is unfinished.
     fn poll_clear<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<io::Result<()>> {
-        while self.sent < self.held.len() {
-            let wrote = poll_write(cx, writer, &self.held[self.sent..]);
+        while let Some(held) = &mut self.held {
+            let wrote = poll_write(cx, writer, &held.bytes[held.sent..]);
             let n = ready!(self.stall_unless_ready(wrote))?;
-            self.sent += n;
             self.count(n);
-        }
-        if !self.held.is_empty() {
-            self.held = Vec::new();
-            self.sent = 0;
+            self.held = self.held.take().and_then(|held| held.less(n));
         }
         if self.stalled.is_some() { self.poll_flush(cx, writer) } else { Poll::Ready(Ok(())) }
     }
@@ -304,7 +304,7 @@ impl Half {
         while !bytes.is_empty() {
             let wrote = poll_write(cx, writer, bytes);
             let Poll::Ready(n) = self.stall_unless_ready(wrote)? else {
-                self.held = bytes.to_vec();
+                self.hold(bytes);
                 break;
             };
             self.count(n);
@@ -320,6 +320,10 @@ impl Half {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn hold(&mut self, bytes: &[u8]) {
+        self.held = (!bytes.is_empty()).then(|| Box::new(Held { bytes: bytes.to_vec(), sent: 0 }));
     }
 
     fn count(&mut self, n: usize) {
@@ -340,6 +344,14 @@ impl Half {
     fn close(&mut self, found: Found) {
         self.found.get_or_insert(found);
         self.stage = Stage::Closing;
+    }
+}
+
+impl Held {
+    /// Without so many bytes more; nothing is left when that was all.
+    fn less(mut self: Box<Self>, n: usize) -> Option<Box<Self>> {
+        self.sent += n;
+        (self.sent < self.bytes.len()).then_some(self)
     }
 }
 

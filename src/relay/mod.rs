@@ -8,23 +8,28 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::imap::follower::Follower;
 use crate::imap::{Remains, Reset, Spoken, Voice, said};
+use crate::notice::Told;
 use crate::outcome::{Ending, Leave};
-use crate::process::Phase;
 use crate::pulse::{Bytes, Pulse};
 use crate::trace::Tap;
 use copy::{Found, Half, Heard};
 
 /// How much is read at once, and so the most that one direction can come to hold.
 const SCRATCH: usize = 64 * 1024;
+
+/// Once one side has ended, so long without a byte ends the session: what is on its way may still arrive, as long as it moves.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
+
+/// A peer that takes nothing for so long while bytes wait for it ends the session.
+const WRITE: Duration = Duration::from_mins(5);
 
 /// A session that can be told nothing and is to leave gently does so when nothing has moved for so long.
 const QUIET: Duration = Duration::from_secs(1);
@@ -37,22 +42,11 @@ thread_local! {
     static WORKER_SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// The bounds on a relay's patience.
-#[derive(Debug, Clone, Copy)]
-pub struct Times {
-    /// No byte in either direction for so long ends the session.
-    pub idle: Duration,
-    /// The same once one side has ended: what is on its way may still arrive, as long as it moves.
-    pub half_closed: Duration,
-    /// A peer that takes nothing for so long while bytes wait for it ends the session.
-    pub write: Duration,
-}
-
 /// What a relay is to do besides.
 #[derive(Debug)]
 pub struct Terms<F> {
-    /// Its patience.
-    pub times: Times,
+    /// No byte in either direction for so long ends the session.
+    pub idle: Duration,
     /// How long the client of a backend that has died is kept from knowing.
     pub spread: F,
     /// Whether the link is to outlive the session, where it can: what the backend is told is then followed.
@@ -87,16 +81,16 @@ pub struct Report {
     pub logged_out: bool,
 }
 
-/// Moves bytes both ways until both directions have ended, a bound is reached, `leave` says so, or `stop` says
-/// [`Phase::Stopped`]. Both streams are gone afterwards, but for a backend's that is kept. Draining is of no interest here.
+/// Moves bytes both ways until both directions have ended, a bound is reached, or the session is told to go
+/// (`terms.pulse` has its [`crate::notice::Notice`]). Both streams are gone afterwards, but for a backend's that is kept.
 ///
 /// With `terms.keep`, a client that goes away or says LOGOUT leaves its link behind if the [`Follower`] says that it can be
 /// used again; the LOGOUT is then answered here and does not reach the backend, which hears nothing of the end.
 ///
-/// `leave`, once it has a value, ends the session with that ending and its BYE, as soon as there is a moment for it (see
+/// [`Told::Leave`] ends the session with that ending and its BYE, as soon as there is a moment for it (see
 /// [`Follower::vouches`], or, gently, [`Follower::rests`]) and everything that was read before has been taken; without a word
-/// when patience is at its end, or where there can be no such moment any more: at once then, or, gently, when nothing moves. A
-/// sender that is dropped has said nothing. `stop` does the same without waiting for anything.
+/// when patience is at its end, or where there can be no such moment any more: at once then, or, gently, when nothing moves.
+/// [`Told::Stop`] does the same without waiting for anything.
 ///
 /// A backend that goes without a word has died, most likely with many sessions at once: the client's end is then closed
 /// only after the time that `terms.spread` says, so that not all clients come back in one moment.
@@ -107,35 +101,24 @@ pub fn relay<C, B, F>(
     client: C,
     backend: B,
     terms: Terms<F>,
-    stop: watch::Receiver<Phase>,
-    mut leave: oneshot::Receiver<Leave>,
 ) -> impl Future<Output = (Report, Option<Kept<B>>)> + use<C, B, F>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
     F: Fn() -> Duration,
 {
-    let Terms { times, spread, keep, pulse, tap } = terms;
-    let mut pair = Pair::new(client, backend, times, keep, pulse, tap);
+    let Terms { idle, spread, keep, pulse, tap } = terms;
+    let mut pair = Pair::new(client, backend, idle, keep, pulse, tap);
     async move {
         let mut alarm = pin!(sleep_until(pair.deadline().0));
-        let mut stopped = pin!(stopped(&stop));
-        let mut known_to: Option<Waker> = None;
         let report = poll_fn(|cx| {
-            // Polling a watch takes a lock that all sessions share. It is enough to do so once for each waker, which
-            // is once for each task, and when the phase has changed.
-            let known = known_to.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-            if !known || stop.has_changed().unwrap_or(false) {
-                if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(pair.stop(cx));
+            match pair.pulse.notice().hear(cx) {
+                None => {}
+                Some(Told::Leave(Leave { ending, patience, gently })) => {
+                    let until = after(Instant::now(), patience);
+                    pair.leaving = Some(Box::new(Leaving { ending, until, gently, said: false }));
                 }
-                known_to = Some(cx.waker().clone());
-            }
-            if !leave.is_terminated()
-                && let Poll::Ready(Ok(Leave { ending, patience, gently })) = Pin::new(&mut leave).poll(cx)
-            {
-                let until = after(Instant::now(), patience);
-                pair.leaving = Some(Box::new(Leaving { ending, until, gently, said: false }));
+                Some(Told::Stop) => return Poll::Ready(pair.stop(cx)),
             }
             if let Poll::Ready(ending) = pair.poll(cx, &spread) {
                 return Poll::Ready(pair.part(cx, ending));
@@ -154,7 +137,7 @@ struct Pair<C, B> {
     backend: B,
     to_backend: Half,
     to_client: Half,
-    times: Times,
+    idle: Duration,
     /// The last time that a byte was taken by either side, or that a side ended.
     progress: Instant,
     /// The first thing that happened to either side.
@@ -196,7 +179,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    fn new(client: C, backend: B, times: Times, keep: bool, pulse: Arc<Pulse>, tap: Tap) -> Self {
+    fn new(client: C, backend: B, idle: Duration, keep: bool, pulse: Arc<Pulse>, tap: Tap) -> Self {
         let mut follower = if keep { Follower::tracking() } else { Follower::default() };
         follower.transcribe(tap.is_wanted());
         Self {
@@ -206,7 +189,7 @@ where
             backend,
             to_backend: if keep { Half::withholding_end() } else { Half::default() },
             to_client: Half::withholding_end(),
-            times,
+            idle,
             progress: Instant::now(),
             ending: None,
             follower,
@@ -410,9 +393,9 @@ where
     fn deadline(&self) -> (Instant, Ending) {
         let quiet = match self.ending {
             // Its LOGOUT is held back until a command is answered, which the backend has no reason to hurry.
-            None if self.follower.logout() => (after(self.progress, self.times.half_closed), Ending::ClientLogout),
-            None => (after(self.progress, self.times.idle), Ending::IdleTimeout),
-            Some(ending) => (after(self.progress, self.times.half_closed), ending),
+            None if self.follower.logout() => (after(self.progress, HALF_CLOSED), Ending::ClientLogout),
+            None => (after(self.progress, self.idle), Ending::IdleTimeout),
+            Some(ending) => (after(self.progress, HALF_CLOSED), ending),
         };
         let quiet = match self.leaving.as_deref() {
             Some(leaving) if leaving.gently && self.follower.doubts() => {
@@ -426,7 +409,7 @@ where
             _ => quiet,
         };
         let stalled = [&self.to_backend, &self.to_client].into_iter().filter_map(Half::stalled).min();
-        match stalled.map(|since| after(since, self.times.write)) {
+        match stalled.map(|since| after(since, WRITE)) {
             Some(at) if at < quiet.0 => (at, Ending::WriteTimeout),
             _ => quiet,
         }
@@ -469,13 +452,6 @@ where
 
 fn after(instant: Instant, time: Duration) -> Instant {
     instant + time.min(FOREVER)
-}
-
-/// Ready when everything ends now. Whoever has dropped the sender cannot say so any more.
-async fn stopped(phase: &watch::Receiver<Phase>) {
-    if phase.clone().wait_for(|phase| *phase == Phase::Stopped).await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 #[cfg(test)]

@@ -12,54 +12,46 @@ use super::*;
 use crate::pulse::State;
 use crate::stream::Buffered;
 
-const TIMES: Times =
-    Times { idle: Duration::from_mins(30), half_closed: Duration::from_mins(1), write: Duration::from_mins(5) };
+const IDLE: Duration = Duration::from_mins(30);
 
-/// A relay's two streams, the peers at their other ends, and the phase.
+/// A relay's two streams, the peers at their other ends, and what it is told through.
 struct Rig {
     client: DuplexStream,
     backend: DuplexStream,
     near_client: DuplexStream,
     near_backend: DuplexStream,
-    phase: watch::Sender<Phase>,
-    stop: watch::Receiver<Phase>,
+    pulse: Arc<Pulse>,
 }
 
 fn rig(size: usize) -> Rig {
     let (client, near_client) = duplex(size);
     let (backend, near_backend) = duplex(size);
-    let (phase, stop) = watch::channel(Phase::Running);
-    Rig { client, backend, near_client, near_backend, phase, stop }
+    Rig { client, backend, near_client, near_backend, pulse: Arc::default() }
 }
 
 fn report(ending: Ending, to_backend: u64, to_client: u64) -> Report {
     Report { ending, to_backend, to_client, logged_out: false }
 }
 
-/// No leave is ever asked for.
-fn nobody() -> oneshot::Receiver<Leave> {
-    oneshot::channel().1
-}
-
 /// `spread`: how long a dead backend's client is not told so.
-fn terms(spread: Duration, keep: bool) -> Terms<impl Fn() -> Duration> {
-    Terms { times: TIMES, spread: move || spread, keep, pulse: Arc::default(), tap: Tap::default() }
+fn terms(spread: Duration, keep: bool, pulse: &Arc<Pulse>) -> Terms<impl Fn() -> Duration + use<>> {
+    Terms { idle: IDLE, spread: move || spread, keep, pulse: Arc::clone(pulse), tap: Tap::default() }
 }
 
 /// A relay that tells a dead backend's client so at once, and whose link ends with it.
-async fn plainly<C, B>(client: C, backend: B, stop: watch::Receiver<Phase>, told: oneshot::Receiver<Leave>) -> Report
+async fn plainly<C, B>(client: C, backend: B, pulse: Arc<Pulse>) -> Report
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (report, kept) = relay(client, backend, terms(Duration::ZERO, false), stop, told).await;
+    let (report, kept) = relay(client, backend, terms(Duration::ZERO, false, &pulse)).await;
     assert!(kept.is_none());
     report
 }
 
 /// A relay that takes its time before it does.
-async fn spread_out(client: DuplexStream, backend: DuplexStream, stop: watch::Receiver<Phase>) -> Report {
-    relay(client, backend, terms(Duration::from_secs(3), false), stop, nobody()).await.0
+async fn spread_out(client: DuplexStream, backend: DuplexStream) -> Report {
+    relay(client, backend, terms(Duration::from_secs(3), false, &Arc::default())).await.0
 }
 
 async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
@@ -88,10 +80,10 @@ fn pattern(len: usize) -> Vec<u8> {
 #[tokio::test]
 async fn the_client_closes_first_and_its_last_bytes_arrive() {
     for size in [1, 7, 64, 1 << 20] {
-        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
+        let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(size);
         let sent = pattern(1000);
         let (report_, (), got) = join!(
-            plainly(near_client, near_backend, stop, nobody()),
+            plainly(near_client, near_backend, Arc::clone(&pulse)),
             async {
                 client.write_all(&sent).await.expect("taken");
                 client.shutdown().await.expect("closes");
@@ -113,10 +105,10 @@ async fn the_client_closes_first_and_its_last_bytes_arrive() {
 #[tokio::test]
 async fn the_backend_closes_first_and_its_last_bytes_arrive() {
     for size in [1, 7, 64, 1 << 20] {
-        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
+        let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(size);
         let sent = pattern(1000);
         let (report_, (), got) = join!(
-            plainly(near_client, near_backend, stop, nobody()),
+            plainly(near_client, near_backend, Arc::clone(&pulse)),
             async {
                 backend.write_all(&sent).await.expect("taken");
                 backend.shutdown().await.expect("closes");
@@ -137,7 +129,7 @@ async fn the_backend_closes_first_and_its_last_bytes_arrive() {
 
 #[tokio::test]
 async fn writers_blocked_both_ways_do_not_lock_each_other() {
-    let Rig { client, backend, near_client, near_backend, stop, phase: _phase } = rig(16);
+    let Rig { client, backend, near_client, near_backend, pulse } = rig(16);
     let sent = pattern(300_000);
     let peer = async |stream: DuplexStream| {
         let (mut reader, mut writer) = tokio::io::split(stream);
@@ -151,15 +143,15 @@ async fn writers_blocked_both_ways_do_not_lock_each_other() {
         assert_eq!(got, sent);
         writer.shutdown().await.expect("closes");
     };
-    let (report_, (), ()) = join!(plainly(near_client, near_backend, stop, nobody()), peer(client), peer(backend));
+    let (report_, (), ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), peer(client), peer(backend));
     assert_eq!((report_.to_backend, report_.to_client), (300_000, 300_000));
 }
 
 #[tokio::test]
 async fn a_peer_that_takes_nothing_stops_the_other_from_sending() {
-    let Rig { mut client, backend: _backend, near_client, near_backend, stop, phase } = rig(100);
+    let Rig { mut client, backend: _backend, near_client, near_backend, pulse } = rig(100);
     let mut taken = 0;
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         let flood = pattern(100);
         let pushing = async {
             loop {
@@ -170,7 +162,7 @@ async fn a_peer_that_takes_nothing_stops_the_other_from_sending() {
             () = pushing => {}
             () = settle() => {}
         }
-        phase.send_replace(Phase::Stopped);
+        pulse.notice().stop();
     });
     // One buffer on each side, and what one poll had read when it found that out.
     assert!(taken <= 100 + 100 + SCRATCH, "{taken}");
@@ -217,10 +209,10 @@ impl AsyncWrite for OnFlush {
 #[tokio::test]
 async fn a_stream_that_delivers_only_on_flush_delivers() {
     for size in [8, 1 << 20] {
-        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(size);
+        let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(size);
         let near_client = OnFlush { stream: near_client, waiting: Vec::new() };
         let near_backend = OnFlush { stream: near_backend, waiting: Vec::new() };
-        let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+        let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
             for _ in 0..3 {
                 client.write_all(b"a NOOP\r\n").await.expect("taken");
                 assert_eq!(read_some(&mut backend, 8).await, b"a NOOP\r\n", "while both sides stay open");
@@ -280,9 +272,9 @@ async fn a_read_error_names_its_side_and_the_other_one_still_gets_everything() {
         // A TLS peer that closes without close_notify has closed.
         (UnexpectedEof, Ending::ClientClosed, Ending::BackendClosed),
     ] {
-        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+        let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
         let near_client = Breaks { stream: near_client, read: Some(kind), write: None };
-        let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+        let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
             backend.write_all(b"hello").await.expect("taken");
             assert_eq!(read_some(&mut client, 5).await, b"hello");
             client.write_all(b"last words").await.expect("taken");
@@ -292,9 +284,9 @@ async fn a_read_error_names_its_side_and_the_other_one_still_gets_everything() {
         });
         assert_eq!(report_, report(client_ends, 10, 5));
 
-        let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+        let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
         let near_backend = Breaks { stream: near_backend, read: Some(kind), write: None };
-        let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+        let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
             client.write_all(b"hello").await.expect("taken");
             assert_eq!(read_some(&mut backend, 5).await, b"hello");
             backend.write_all(b"last words").await.expect("taken");
@@ -309,9 +301,9 @@ async fn a_read_error_names_its_side_and_the_other_one_still_gets_everything() {
 #[tokio::test]
 async fn a_write_error_names_its_side_and_the_other_direction_is_heard_out() {
     let broken = Some(io::ErrorKind::BrokenPipe);
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
     let near_backend = Breaks { stream: near_backend, read: None, write: broken };
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         client.write_all(b"never arrives").await.expect("taken");
         settle().await;
         backend.write_all(b"* BYE").await.expect("taken");
@@ -322,9 +314,9 @@ async fn a_write_error_names_its_side_and_the_other_direction_is_heard_out() {
     });
     assert_eq!(report_, report(Ending::BackendReset, 0, 5));
 
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
     let near_client = Breaks { stream: near_client, read: None, write: broken };
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         backend.write_all(b"never arrives").await.expect("taken");
         settle().await;
         client.write_all(b"a STORE").await.expect("taken");
@@ -338,11 +330,11 @@ async fn a_write_error_names_its_side_and_the_other_direction_is_heard_out() {
 
 #[tokio::test]
 async fn leftovers_come_first_and_in_order() {
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(12);
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(12);
     let near_client = Buffered::new(near_client, b"b SELECT INBOX\r\n".to_vec());
     let near_backend = Buffered::new(near_backend, b"* 1 EXISTS\r\n".to_vec());
     let (report_, (), ()) = join!(
-        plainly(near_client, near_backend, stop, nobody()),
+        plainly(near_client, near_backend, Arc::clone(&pulse)),
         async {
             client.write_all(b"c LOGOUT\r\n").await.expect("taken");
             client.shutdown().await.expect("closes");
@@ -359,9 +351,9 @@ async fn leftovers_come_first_and_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_session_ends_after_the_idle_time_and_not_before() {
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         sleep(Duration::from_secs(1799)).await;
         client.write_all(b"x").await.expect("still there");
         read_some(&mut backend, 1).await;
@@ -376,9 +368,9 @@ async fn a_quiet_session_ends_after_the_idle_time_and_not_before() {
 
 #[tokio::test(start_paused = true)]
 async fn a_half_open_peer_is_waited_for_as_long_as_something_moves() {
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         client.shutdown().await.expect("closes");
         for _ in 0..3 {
             sleep(Duration::from_secs(59)).await;
@@ -390,19 +382,19 @@ async fn a_half_open_peer_is_waited_for_as_long_as_something_moves() {
     assert_eq!(report_, report(Ending::ClientClosed, 0, 18));
     assert_eq!(started.elapsed().as_secs(), 3 * 59 + 60);
 
-    let Rig { client: _client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { client: _client, mut backend, near_client, near_backend, pulse } = rig(64);
     let started = Instant::now();
-    let (report_, _) = join!(plainly(near_client, near_backend, stop, nobody()), backend.shutdown());
+    let (report_, _) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), backend.shutdown());
     assert_eq!(report_, report(Ending::BackendClosed, 0, 0));
     assert_eq!(started.elapsed().as_secs(), 60);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_only_dropped_does_not_keep_a_session_alive() {
-    let Rig { mut client, backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { mut client, backend, near_client, near_backend, pulse } = rig(64);
     drop(backend);
     let started = Instant::now();
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         while client.write_all(b"NOOP\r\n").await.is_ok() {
             sleep(Duration::from_secs(1)).await;
         }
@@ -413,9 +405,9 @@ async fn what_is_only_dropped_does_not_keep_a_session_alive() {
 
 #[tokio::test(start_paused = true)]
 async fn when_a_backend_dies_its_client_hears_of_it_a_little_later() {
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { mut client, mut backend, near_client, near_backend, .. } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(spread_out(near_client, near_backend, stop), async {
+    let (report_, ()) = join!(spread_out(near_client, near_backend), async {
         backend.write_all(b"* 3 EXISTS\r\n").await.expect("taken");
         drop(backend);
         assert_eq!(read_some(&mut client, 12).await, b"* 3 EXISTS\r\n");
@@ -428,17 +420,17 @@ async fn when_a_backend_dies_its_client_hears_of_it_a_little_later() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_that_was_announced_or_that_the_client_makes_itself_is_not_put_off() {
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { mut client, mut backend, near_client, near_backend, .. } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(spread_out(near_client, near_backend, stop), async {
+    let (report_, ()) = join!(spread_out(near_client, near_backend), async {
         backend.write_all(b"* BYE Enough.\r\n").await.expect("taken");
         drop(backend);
         assert_eq!(read_all(&mut client).await, b"* BYE Enough.\r\n");
         drop(client);
     });
     assert!(report_.logged_out);
-    let Rig { client, backend, near_client, near_backend, stop, phase: _phase } = rig(64);
-    let (report_, ()) = join!(spread_out(near_client, near_backend, stop), async {
+    let Rig { client, backend, near_client, near_backend, .. } = rig(64);
+    let (report_, ()) = join!(spread_out(near_client, near_backend), async {
         drop(backend);
         settle().await;
         drop(client);
@@ -449,9 +441,9 @@ async fn an_end_that_was_announced_or_that_the_client_makes_itself_is_not_put_of
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_takes_nothing_for_too_long_ends_the_session() {
-    let Rig { client: _client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(10);
+    let Rig { client: _client, mut backend, near_client, near_backend, pulse } = rig(10);
     let started = Instant::now();
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         sleep(Duration::from_secs(100)).await;
         backend.write_all(&pattern(15)).await.expect("taken");
     });
@@ -461,10 +453,10 @@ async fn a_peer_that_takes_nothing_for_too_long_ends_the_session() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_takes_a_little_at_a_time_is_borne_with() {
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(10);
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(10);
     let sent = pattern(50);
     let (report_, (), ()) = join!(
-        plainly(near_client, near_backend, stop, nobody()),
+        plainly(near_client, near_backend, Arc::clone(&pulse)),
         async {
             backend.write_all(&sent).await.expect("taken");
             drop(backend);
@@ -484,10 +476,9 @@ async fn a_peer_that_takes_a_little_at_a_time_is_borne_with() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase } = rig(64);
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         backend.write_all(b"first half, ").await.expect("taken");
-        phase.send_replace(Phase::Draining);
         sleep(Duration::from_mins(10)).await;
         backend.write_all(b"second half").await.expect("taken");
         drop(backend);
@@ -496,38 +487,23 @@ async fn a_drain_lets_a_transfer_finish_and_a_stop_does_not() {
     });
     assert_eq!(report_, report(Ending::BackendClosed, 0, 23));
 
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase } = rig(64);
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
     let started = Instant::now();
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         backend.write_all(b"first half").await.expect("taken");
         assert_eq!(read_some(&mut client, 10).await, b"first half");
-        phase.send_replace(Phase::Draining);
         settle().await;
-        phase.send_replace(Phase::Stopped);
+        pulse.notice().stop();
         assert_eq!(read_all(&mut client).await, b"");
     });
     assert_eq!(report_, report(Ending::CutOff, 0, 10));
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_phase_that_nobody_can_change_any_more_stops_nothing() {
-    let Rig { mut client, backend, near_client, near_backend, stop, phase } = rig(64);
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, nobody()), async {
-        drop(phase);
-        settle().await;
-        client.write_all(b"x").await.expect("taken");
-        settle().await;
-        drop(client);
-        drop(backend);
-    });
-    assert_eq!(report_, report(Ending::ClientClosed, 1, 0));
-}
-
 #[test]
 fn a_relay_is_small() {
-    let Rig { near_client, near_backend, stop, .. } = rig(64);
-    let size = size_of_val(&relay(near_client, near_backend, terms(Duration::ZERO, false), stop, nobody()))
+    let Rig { near_client, near_backend, pulse, .. } = rig(64);
+    let size = size_of_val(&relay(near_client, near_backend, terms(Duration::ZERO, false, &pulse)))
         - 2 * size_of::<DuplexStream>();
     assert!(size <= 800, "{size}");
 }
@@ -539,7 +515,7 @@ async fn an_idle_session_owns_no_buffer() {
         drop(backend);
         duplex(8)
     };
-    let mut pair = Pair::new(near_client, near_backend, TIMES, false, Arc::default(), Tap::default());
+    let mut pair = Pair::new(near_client, near_backend, IDLE, false, Arc::default(), Tap::default());
     let mut poll_once = async || {
         poll_fn(|cx| {
             let _ = pair.poll(cx, || Duration::ZERO);
@@ -559,13 +535,12 @@ async fn an_idle_session_owns_no_buffer() {
 
 #[tokio::test]
 async fn an_endless_stream_lets_others_have_their_turn() {
-    let (_phase, stop) = watch::channel(Phase::Running);
     let endless = tokio::io::join(tokio::io::repeat(b'x'), tokio::io::sink());
     let (_far, near) = duplex(64);
     let backend = tokio::io::join(near, tokio::io::sink());
     tokio::select! {
         biased;
-        _ = plainly(endless, backend, stop, nobody()) => panic!("nothing ended it"),
+        _ = plainly(endless, backend, Arc::default()) => panic!("nothing ended it"),
         () = settle() => {}
     }
 }
@@ -644,9 +619,8 @@ proptest! {
         runtime.block_on(async {
             let (client, near_client) = duplex(sizes.0);
             let (backend, near_backend) = duplex(sizes.1);
-            let (_phase, stop) = watch::channel(Phase::Running);
             let (report_, (client_read, client_wrote), (backend_read, backend_wrote)) = join!(
-                plainly(near_client, near_backend, stop, nobody()),
+                plainly(near_client, near_backend, Arc::default()),
                 play(client, &client_acts, 0),
                 play(backend, &backend_acts, 0xff),
             );
@@ -673,30 +647,28 @@ fn gently(patience: u64) -> Leave {
 }
 
 /// A relay that can be sent away.
-fn sendable(rig_: Rig) -> (impl Future<Output = Report>, oneshot::Sender<Leave>, Far) {
-    let (leave, told) = oneshot::channel();
-    let Rig { client, backend, near_client, near_backend, phase, stop } = rig_;
-    (plainly(near_client, near_backend, stop, told), leave, Far { client, backend, phase })
+fn sendable(rig_: Rig) -> (impl Future<Output = Report>, Arc<Pulse>, Far) {
+    let Rig { client, backend, near_client, near_backend, pulse } = rig_;
+    (plainly(near_client, near_backend, Arc::clone(&pulse)), pulse, Far { client, backend })
 }
 
 /// What is at the other ends of it.
 struct Far {
     client: DuplexStream,
     backend: DuplexStream,
-    phase: watch::Sender<Phase>,
 }
 
 #[tokio::test(start_paused = true)]
 async fn whoever_is_sent_away_between_responses_hears_so_at_once() {
     let started = Instant::now();
     for (ending, words) in [(Ending::Kicked, KICKED), (Ending::Moved, Ending::Moved.bye().expect("words"))] {
-        let (relayed, leave, mut far) = sendable(rig(64));
+        let (relayed, pulse, mut far) = sendable(rig(64));
         let (report_, ()) = join!(relayed, async {
             far.client.write_all(b"a IDLE\r\n").await.expect("taken");
             assert_eq!(read_some(&mut far.backend, 8).await, b"a IDLE\r\n");
             far.backend.write_all(b"+ idling\r\n").await.expect("taken");
             assert_eq!(read_some(&mut far.client, 10).await, b"+ idling\r\n");
-            leave.send(at_once(ending)).expect("heard");
+            assert!(pulse.notice().leave(at_once(ending)));
             assert_eq!(read_all(&mut far.client).await, words);
             assert_eq!(read_all(&mut far.backend).await, b"", "no word to the backend");
         });
@@ -707,14 +679,14 @@ async fn whoever_is_sent_away_between_responses_hears_so_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_response_that_has_begun_ends_first() {
-    let (relayed, leave, mut far) = sendable(rig(64));
+    let (relayed, pulse, mut far) = sendable(rig(64));
     let first = b"* 1 FETCH (BODY[] {20}\r\n1234567890\r\n";
     let rest = [&b"90123456"[..], b")\r", b"\n"];
     let started = Instant::now();
     let (report_, ()) = join!(relayed, async {
         far.backend.write_all(first).await.expect("taken");
         assert_eq!(read_some(&mut far.client, first.len()).await, first);
-        leave.send(at_once(Ending::Kicked)).expect("heard");
+        assert!(pulse.notice().leave(at_once(Ending::Kicked)));
         for piece in rest {
             sleep(Duration::from_secs(1)).await;
             far.backend.write_all(piece).await.expect("taken");
@@ -728,11 +700,11 @@ async fn a_response_that_has_begun_ends_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_literal_that_pauses_at_a_line_end_is_no_moment() {
-    let (relayed, leave, mut far) = sendable(rig(64));
+    let (relayed, pulse, mut far) = sendable(rig(64));
     let started = Instant::now();
     let (report_, ()) = join!(relayed, async {
         far.backend.write_all(b"* 1 FETCH (BODY[] {20}\r\nline\r\n").await.expect("taken");
-        leave.send(at_once(Ending::Moved)).expect("heard");
+        assert!(pulse.notice().leave(at_once(Ending::Moved)));
         assert_eq!(read_all(&mut far.client).await, b"* 1 FETCH (BODY[] {20}\r\nline\r\n", "closed without a word");
         assert_eq!(read_all(&mut far.backend).await, b"");
     });
@@ -742,24 +714,23 @@ async fn a_literal_that_pauses_at_a_line_end_is_no_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_not_understood_is_closed_without_a_word() {
-    let (relayed, leave, mut far) = sendable(rig(64));
+    let (relayed, pulse, mut far) = sendable(rig(64));
     let started = Instant::now();
     let (report_, ()) = join!(relayed, async {
         far.client.write_all(b"a COMPRESS DEFLATE\r\n").await.expect("taken");
         read_some(&mut far.backend, 20).await;
         far.backend.write_all(b"a OK now\r\n").await.expect("taken");
         assert_eq!(read_some(&mut far.client, 10).await, b"a OK now\r\n");
-        leave.send(at_once(Ending::Kicked)).expect("heard");
+        assert!(pulse.notice().leave(at_once(Ending::Kicked)));
         assert_eq!(read_all(&mut far.client).await, b"");
     });
     assert_eq!(report_, report(Ending::Kicked, 20, 10));
 
-    let Rig { client: _client, backend: _backend, near_client, near_backend, stop, phase: _phase } = rig(64);
+    let Rig { client: _client, backend: _backend, near_client, near_backend, pulse } = rig(64);
     let near_client = Buffered::new(near_client, b"a COMPRESS DEFLATE\r\n".to_vec());
-    let (leave, told) = oneshot::channel();
-    let (report_, ()) = join!(plainly(near_client, near_backend, stop, told), async {
+    let (report_, ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), async {
         settle().await;
-        leave.send(at_once(Ending::Kicked)).expect("heard");
+        assert!(pulse.notice().leave(at_once(Ending::Kicked)));
     });
     assert_eq!(report_, report(Ending::Kicked, 20, 0), "what was pipelined behind the login counts");
     assert_eq!(started.elapsed(), Duration::ZERO, "there is nothing to wait for");
@@ -767,13 +738,13 @@ async fn a_stream_that_is_not_understood_is_closed_without_a_word() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_to_leave_gently_may_end_its_command_first() {
-    let (relayed, leave, mut far) = sendable(rig(64));
+    let (relayed, pulse, mut far) = sendable(rig(64));
     let (report_, ()) = join!(relayed, async {
         far.client.write_all(b"a FETCH 1:2 UID\r\n").await.expect("taken");
         read_some(&mut far.backend, 17).await;
         far.backend.write_all(b"* 1 FETCH (UID 1)\r\n").await.expect("taken");
         assert_eq!(read_some(&mut far.client, 19).await, b"* 1 FETCH (UID 1)\r\n");
-        leave.send(gently(60)).expect("heard");
+        assert!(pulse.notice().leave(gently(60)));
         sleep(Duration::from_secs(30)).await;
         far.backend.write_all(b"* 2 FETCH (UID 2)\r\na OK\r\n").await.expect("taken");
         assert_eq!(read_all(&mut far.client).await, [b"* 2 FETCH (UID 2)\r\na OK\r\n", STOPPING].concat());
@@ -783,13 +754,12 @@ async fn who_is_to_leave_gently_may_end_its_command_first() {
 
 #[tokio::test(start_paused = true)]
 async fn the_pulse_tells_what_has_moved_and_when_and_whether_the_client_idles() {
-    let pulse = Arc::<Pulse>::default();
+    let Rig { mut client, mut backend, near_client, near_backend, pulse } = rig(64);
     pulse.let_in();
-    let Rig { mut client, mut backend, near_client, near_backend, stop, phase: _phase } = rig(64);
-    let terms = Terms { pulse: Arc::clone(&pulse), ..terms(Duration::ZERO, false) };
+    let terms = terms(Duration::ZERO, false, &pulse);
     let started = Instant::now();
     let seen = || (pulse.moved().to_backend, pulse.moved().to_client, pulse.state(), pulse.last() - started);
-    let (_, ()) = join!(relay(near_client, near_backend, terms, stop, nobody()), async {
+    let (_, ()) = join!(relay(near_client, near_backend, terms), async {
         sleep(Duration::from_secs(1)).await;
         assert_eq!(seen(), (0, 0, State::Active, Duration::ZERO));
         client.write_all(b"a IDLE\r\n").await.expect("taken");
@@ -812,7 +782,7 @@ async fn the_pulse_tells_what_has_moved_and_when_and_whether_the_client_idles() 
 #[tokio::test(start_paused = true)]
 async fn who_is_to_leave_gently_and_idles_or_rests_leaves_at_once() {
     for said in [&b"a IDLE\r\n"[..], b"a NOOP\r\n"] {
-        let (relayed, leave, mut far) = sendable(rig(64));
+        let (relayed, pulse, mut far) = sendable(rig(64));
         let started = Instant::now();
         let (report_, ()) = join!(relayed, async {
             far.client.write_all(said).await.expect("taken");
@@ -820,7 +790,7 @@ async fn who_is_to_leave_gently_and_idles_or_rests_leaves_at_once() {
             let answer = if said.starts_with(b"a IDLE") { &b"+ idling\r\n"[..] } else { b"a OK\r\n" };
             far.backend.write_all(answer).await.expect("taken");
             assert_eq!(read_some(&mut far.client, answer.len()).await, answer);
-            leave.send(gently(60)).expect("heard");
+            assert!(pulse.notice().leave(gently(60)));
             assert_eq!(read_all(&mut far.client).await, STOPPING);
         });
         assert_eq!((report_.ending, started.elapsed()), (Ending::Stopping, Duration::ZERO));
@@ -829,12 +799,12 @@ async fn who_is_to_leave_gently_and_idles_or_rests_leaves_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_cannot_be_told_and_is_to_leave_gently_does_so_when_nothing_moves() {
-    let (relayed, leave, mut far) = sendable(rig(64));
+    let (relayed, pulse, mut far) = sendable(rig(64));
     let started = Instant::now();
     let (report_, ()) = join!(relayed, async {
         far.client.write_all(b"a COMPRESS DEFLATE\r\n").await.expect("taken");
         read_some(&mut far.backend, 20).await;
-        leave.send(gently(60)).expect("heard");
+        assert!(pulse.notice().leave(gently(60)));
         for _ in 0..10 {
             far.backend.write_all(b"bytes").await.expect("taken");
             assert_eq!(read_some(&mut far.client, 5).await, b"bytes");
@@ -849,12 +819,12 @@ async fn who_cannot_be_told_and_is_to_leave_gently_does_so_when_nothing_moves() 
 #[tokio::test(start_paused = true)]
 async fn what_was_read_is_taken_before_the_bye() {
     let (backend, near_backend) = duplex(100);
-    let (relayed, leave, mut far) = sendable(Rig { backend, near_backend, ..rig(10) });
+    let (relayed, pulse, mut far) = sendable(Rig { backend, near_backend, ..rig(10) });
     let said = b"* 1 EXISTS\r\n".repeat(5);
     let (report_, ()) = join!(relayed, async {
         far.backend.write_all(&said).await.expect("taken");
         settle().await;
-        leave.send(at_once(Ending::Kicked)).expect("heard");
+        assert!(pulse.notice().leave(at_once(Ending::Kicked)));
         sleep(Duration::from_secs(4)).await;
         assert_eq!(read_all(&mut far.client).await, [&said, KICKED].concat());
     });
@@ -865,12 +835,12 @@ async fn what_was_read_is_taken_before_the_bye() {
 async fn a_client_that_takes_nothing_is_not_waited_for() {
     // Stuck in the middle of a response, and of our own words.
     for said in [&b"* 12 EXISTS\r\n"[..], b"* 1\r\n"] {
-        let (relayed, leave, mut far) = sendable(rig(10));
+        let (relayed, pulse, mut far) = sendable(rig(10));
         let started = Instant::now();
         let (report_, ()) = join!(relayed, async {
             far.backend.write_all(said).await.expect("taken");
             settle().await;
-            leave.send(at_once(Ending::Kicked)).expect("heard");
+            assert!(pulse.notice().leave(at_once(Ending::Kicked)));
         });
         assert_eq!(report_, report(Ending::Kicked, 0, 10));
         assert_eq!(started.elapsed(), GRACE);
@@ -880,13 +850,13 @@ async fn a_client_that_takes_nothing_is_not_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_is_still_sending_is_heard_out_after_the_bye() {
-    let (relayed, leave, mut far) = sendable(rig(64));
+    let (relayed, pulse, mut far) = sendable(rig(64));
     let started = Instant::now();
     let (report_, ()) = join!(relayed, async {
         far.client.write_all(b"a APPEND x {1000+}\r\n").await.expect("taken");
         far.client.write_all(&pattern(100)).await.expect("taken");
         settle().await; // the backend does not read
-        leave.send(at_once(Ending::Kicked)).expect("heard");
+        assert!(pulse.notice().leave(at_once(Ending::Kicked)));
         assert_eq!(read_all(&mut far.client).await, KICKED);
         far.client.write_all(&pattern(900)).await.expect("read and dropped, so that closing does not reset");
         drop(far.client);
@@ -897,12 +867,12 @@ async fn a_client_that_is_still_sending_is_heard_out_after_the_bye() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_ends_by_itself_meanwhile_has_done_so() {
-    let (relayed, leave, mut far) = sendable(rig(64));
+    let (relayed, pulse, mut far) = sendable(rig(64));
     let (report_, ()) = join!(relayed, async {
         far.client.write_all(b"a LOGOUT\r\n").await.expect("taken");
         far.backend.write_all(b"* BYE\r\n").await.expect("taken");
         assert_eq!(read_some(&mut far.client, 7).await, b"* BYE\r\n");
-        leave.send(at_once(Ending::Kicked)).expect("heard");
+        assert!(pulse.notice().leave(at_once(Ending::Kicked)));
         settle().await;
         far.backend.write_all(b"a OK\r\n").await.expect("taken");
         drop(far.backend);
@@ -923,11 +893,11 @@ async fn a_stop_says_so_where_it_can_and_waits_for_nothing() {
         (12, b"* 1 EXISTS\r\n", b"", Ending::Stopping),
         (10, b"* 1 EXISTS\r\n", b"", Ending::CutOff),
     ] {
-        let (relayed, _leave, mut far) = sendable(rig(size));
+        let (relayed, pulse, mut far) = sendable(rig(size));
         let (report_, ()) = join!(relayed, async {
             far.backend.write_all(said).await.expect("taken");
             settle().await;
-            far.phase.send_replace(Phase::Stopped);
+            pulse.notice().stop();
         });
         let expected = [said, heard].concat();
         let expected = &expected[..expected.len().min(size)];
@@ -961,8 +931,7 @@ proptest! {
         let got = runtime.block_on(async {
             let (mut client, near_client) = duplex(sizes.0);
             let (mut backend, near_backend) = duplex(sizes.1);
-            let (_phase, stop) = watch::channel(Phase::Running);
-            let (leave, told) = oneshot::channel();
+            let pulse = Arc::<Pulse>::default();
             let talk = async {
                 for piece in said.chunks(piece) {
                     if backend.write_all(piece).await.is_err() {
@@ -974,9 +943,9 @@ proptest! {
             };
             let kick = async {
                 pause(turns).await;
-                leave.send(at_once(Ending::Kicked)).expect("heard");
+                assert!(pulse.notice().leave(at_once(Ending::Kicked)));
             };
-            let (report_, got, (), ()) = join!(plainly(near_client, near_backend, stop, told), read_all(&mut client), talk, kick);
+            let (report_, got, (), ()) = join!(plainly(near_client, near_backend, Arc::clone(&pulse)), read_all(&mut client), talk, kick);
             assert_eq!(report_.ending, Ending::Kicked);
             got
         });
@@ -991,15 +960,15 @@ proptest! {
 fn keeping(
     near_client: OnFlush,
     rig_: Rig,
-) -> (impl Future<Output = (Report, Option<Kept<DuplexStream>>)>, DuplexStream, watch::Sender<Phase>) {
-    let Rig { backend, near_backend, stop, phase, .. } = rig_;
-    (relay(near_client, near_backend, terms(Duration::ZERO, true), stop, nobody()), backend, phase)
+) -> (impl Future<Output = (Report, Option<Kept<DuplexStream>>)>, DuplexStream) {
+    let Rig { backend, near_backend, pulse, .. } = rig_;
+    (relay(near_client, near_backend, terms(Duration::ZERO, true, &pulse)), backend)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_has_ended_its_side_hears_the_whole_answer_although_the_link_is_kept() {
     let (mut client, near_client) = duplex(4096);
-    let (relayed, mut backend, _phase) = keeping(OnFlush { stream: near_client, waiting: Vec::new() }, rig(1 << 20));
+    let (relayed, mut backend) = keeping(OnFlush { stream: near_client, waiting: Vec::new() }, rig(1 << 20));
     let ((report_, kept), said) = join!(relayed, async {
         client.write_all(b"a FETCH 1 BODY[]\r\n").await.expect("taken");
         client.shutdown().await.expect("half closed");
@@ -1017,7 +986,7 @@ async fn a_client_that_has_ended_its_side_hears_the_whole_answer_although_the_li
 #[tokio::test(start_paused = true)]
 async fn a_logout_behind_a_command_that_is_never_answered_does_not_wait_like_an_idle_session() {
     let (mut client, near_client) = duplex(4096);
-    let (relayed, mut backend, _phase) = keeping(OnFlush { stream: near_client, waiting: Vec::new() }, rig(64));
+    let (relayed, mut backend) = keeping(OnFlush { stream: near_client, waiting: Vec::new() }, rig(64));
     let started = Instant::now();
     let ((report_, kept), ()) = join!(relayed, async {
         client.write_all(b"a CHECK\r\nb LOGOUT\r\n").await.expect("taken");
@@ -1025,6 +994,6 @@ async fn a_logout_behind_a_command_that_is_never_answered_does_not_wait_like_an_
         assert_eq!(read_all(&mut client).await, b"");
     });
     assert_eq!(report_.ending, Ending::ClientLogout);
-    assert_eq!(started.elapsed(), TIMES.half_closed);
+    assert_eq!(started.elapsed(), HALF_CLOSED);
     assert!(kept.is_none());
 }

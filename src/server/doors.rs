@@ -223,13 +223,9 @@ async fn accept(
         let Ok(local) = tcp.local_addr() else { return };
         let origin = Origin::new(peer, local);
         let (phase, alive) = (phase.clone(), alive.clone());
-        workers.seat(&worker).take(tcp, move |tcp| {
-            let life = Session::new(state, door, origin, phase).run(tcp, entry);
-            async move {
-                life.await;
-                drop(alive);
-            }
-        });
+        workers
+            .seat(&worker)
+            .take(tcp, move |tcp, seat| Session::new(state, door, origin, phase).run(tcp, entry, (seat, alive)));
     };
     let mut closed = fronts.clone();
     tokio::select! {

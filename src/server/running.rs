@@ -87,6 +87,7 @@ impl Running {
             }
         };
         if was_stopped {
+            running.current.borrow().sessions.stop();
             running.alive = None;
             running.doors.close();
             if timeout(LAST_WAIT, all_gone.recv()).await.is_err() {

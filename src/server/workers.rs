@@ -104,26 +104,20 @@ impl Worker {
 
 impl Seat {
     /// A connection that was accepted here becomes a session there, and is counted for as long.
-    pub(super) fn take<F>(self, tcp: TcpStream, session: impl FnOnce(TcpStream) -> F + Send + 'static)
+    pub(super) fn take<F>(self, tcp: TcpStream, session: impl FnOnce(TcpStream, Self) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let worker = Arc::clone(&self.worker);
         if self.is_here {
-            return self.live(session(tcp));
+            return worker.spawn(session(tcp, self));
         }
         // Its readiness is told to the thread where it was accepted until then.
         let Ok(tcp) = tcp.into_std() else { return };
-        Arc::clone(&self.worker).spawn(async move {
+        Arc::clone(&worker).spawn(async move {
             if let Ok(tcp) = TcpStream::from_std(tcp) {
-                self.live(session(tcp));
+                worker.spawn(session(tcp, self));
             }
-        });
-    }
-
-    fn live<F: Future<Output = ()> + Send + 'static>(self, life: F) {
-        Arc::clone(&self.worker).spawn(async move {
-            let _seat = self;
-            life.await;
         });
     }
 }

@@ -4,12 +4,14 @@
 mod attempt;
 mod grid;
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::debug;
 
@@ -28,7 +30,7 @@ use crate::pool::{Pool, Return, Stake};
 use crate::process::Phase;
 use crate::random;
 use crate::record::Record;
-use crate::relay::{Kept, Terms, Times, relay};
+use crate::relay::{Kept, Terms, relay};
 use crate::server::{Door, State};
 use crate::sessions::Ticket;
 use crate::stream::Buffered;
@@ -39,10 +41,6 @@ use crate::trace::Tap;
 /// not pay.
 const TURNED_AWAY_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a session lives on after one side has ended, while nothing moves.
-const HALF_CLOSED: Duration = Duration::from_secs(30);
-/// How long a peer may take nothing of what waits for it.
-const WRITE: Duration = Duration::from_mins(5);
 /// Characters of a session's id: no two sessions of a lifetime share one.
 const SESSION_ID: usize = 16;
 
@@ -68,15 +66,19 @@ impl Session {
         Self { server, door, record, origin, deadline, phase, is_check: false }
     }
 
-    /// Lives it. A client is logged in within seconds and stays for days: what it takes to log in is put away before the relay
-    /// begins, so that a session that is in holds nothing of it.
-    pub fn run(self, tcp: TcpStream, entry: Entry) -> impl Future<Output = ()> + use<> {
-        let coming = Box::pin(self.come_in(tcp, entry));
-        async move {
-            if let Some(relaying) = coming.await {
-                relaying.await;
+    /// Lives it; `held` is let go when that is over. A client is logged in within seconds and stays for days: what it takes to log
+    /// in is put away before the relay begins, so that a session that is in holds nothing of it.
+    pub fn run<H: Send>(self, tcp: TcpStream, entry: Entry, held: H) -> impl Future<Output = ()> + use<H> {
+        let mut coming = Some(Box::pin(self.come_in(tcp, entry)));
+        let mut relaying = None;
+        poll_fn(move |cx| {
+            let _held = &held;
+            if let Some(login) = &mut coming {
+                relaying = ready!(login.as_mut().poll(cx));
+                coming = None;
             }
-        }
+            relaying.as_mut().map_or(Poll::Ready(()), |relaying| relaying.as_mut().poll(cx))
+        })
     }
 
     /// What is left of the session's life, or nothing.
@@ -298,15 +300,18 @@ impl Inside {
     fn relay(self, session: Session, opened: Present) -> impl Future<Output = ()> + use<> {
         let Session { server, mut record, phase, .. } = session;
         let Self { client, mut tap, admitted, _permit: permit } = self;
-        let Admitted { link, welcome: _, route, stake, user, mut ticket, presence } = admitted;
+        let Admitted { link, welcome: _, route, stake, user, ticket, presence } = admitted;
         let backend = route.backend;
-        let times = Times { idle: server.config.timeouts.relay_idle, half_closed: HALF_CLOSED, write: WRITE };
+        let idle = server.config.timeouts.relay_idle;
         tap.note(format_args!("logged in at {}", backend.config.name));
         let active = backend.metrics.active();
         let client = backend.metrics.counted_client(client);
         let (stream, lent) = link.lend();
         let link = backend.metrics.counted_backend(stream);
-        let told = ticket.told().unwrap_or_else(|| oneshot::channel().1);
+        if *phase.borrow() == Phase::Stopped {
+            // Who told everybody may have been here before its place was taken.
+            ticket.pulse().notice().stop();
+        }
         let keep = stake.is_some();
         let (place, loan) = match stake {
             Some(stake) => (None, Some(Box::new(Loan { stake, lent, pool: Arc::clone(&server.pool) }))),
@@ -314,8 +319,8 @@ impl Inside {
         };
         let counted = (permit, user, presence, place);
         let spread = move || backend.spread();
-        let terms = Terms { times, spread, keep, pulse: ticket.pulse(), tap };
-        let relaying = Box::pin(relay(client, link, terms, phase, told));
+        let terms = Terms { idle, spread, keep, pulse: ticket.pulse(), tap };
+        let relaying = Box::pin(relay(client, link, terms));
         async move {
             let (report, kept) = relaying.await;
             drop(active);

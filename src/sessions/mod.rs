@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use self::place::Place;
@@ -65,7 +65,6 @@ struct Held {
 pub struct Ticket {
     sessions: Arc<Sessions>,
     place: Arc<Place>,
-    told: Option<oneshot::Receiver<Leave>>,
 }
 
 impl Sessions {
@@ -76,10 +75,9 @@ impl Sessions {
             let (until, mut released) = {
                 let mut entry = self.users.entry(user.clone()).or_default();
                 let Some(hold) = entry.hold.as_ref().filter(|hold| hold.until > Instant::now()) else {
-                    let (leave, told) = oneshot::channel();
-                    let place = self.roll.enter(|number| Place::new(number, user.clone(), &arrival, leave));
+                    let place = self.roll.enter(|number| Place::new(number, user.clone(), &arrival));
                     entry.places.push(Arc::clone(&place));
-                    return Ticket { sessions: Arc::clone(self), place, told: Some(told) };
+                    return Ticket { sessions: Arc::clone(self), place };
                 };
                 (hold.until, hold.released.subscribe())
             };
@@ -186,6 +184,13 @@ impl Sessions {
         }
     }
 
+    /// Tells all sessions that everything ends now.
+    pub fn stop(&self) {
+        for place in self.places() {
+            place.pulse.notice().stop();
+        }
+    }
+
     /// How many places are taken.
     pub fn count(&self) -> usize {
         self.roll.len()
@@ -237,12 +242,7 @@ impl Ticket {
         self.place.pulse.let_in();
     }
 
-    /// Hears why the session is to leave, when it is. There is one who listens; what was said before is not lost.
-    pub fn told(&mut self) -> Option<oneshot::Receiver<Leave>> {
-        self.told.take()
-    }
-
-    /// Of the session.
+    /// Of the session: what is seen of it, and what it is told.
     pub fn pulse(&self) -> Arc<Pulse> {
         Arc::clone(&self.place.pulse)
     }

@@ -4,8 +4,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
-
 use super::Name;
 use crate::backend::Backend;
 use crate::imap::{Mechanism, UserName};
@@ -50,13 +48,11 @@ pub(super) struct Place {
     pub(super) mechanism: Mechanism,
     pub(super) tls: Option<Tls>,
     backend: Mutex<Option<Arc<Backend>>>,
-    /// Gone when it has been told.
-    leave: Mutex<Option<oneshot::Sender<Leave>>>,
     pub(super) pulse: Arc<Pulse>,
 }
 
 impl Place {
-    pub(super) fn new(number: u64, user: Name, arrival: &Arrival<'_>, leave: oneshot::Sender<Leave>) -> Self {
+    pub(super) fn new(number: u64, user: Name, arrival: &Arrival<'_>) -> Self {
         Self {
             number,
             user,
@@ -67,19 +63,17 @@ impl Place {
             mechanism: arrival.mechanism,
             tls: arrival.tls,
             backend: Mutex::new(None),
-            leave: Mutex::new(Some(leave)),
             pulse: Arc::default(),
         }
     }
 
-    /// False: it knows already, or has ended.
+    /// False: it knows already.
     pub(super) fn tell(&self, what: Leave) -> bool {
-        let leave = self.leave.lock().unwrap_or_else(PoisonError::into_inner).take();
-        leave.is_some_and(|leave| leave.send(what).is_ok())
+        self.pulse.notice().leave(what)
     }
 
     pub(super) fn is_told(&self) -> bool {
-        self.leave.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.pulse.notice().is_told()
     }
 
     /// By name: it may have been there before the backend's settings changed.

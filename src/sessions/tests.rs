@@ -1,5 +1,7 @@
 //! Who is in, who is held back, who is told to leave, and what is seen of them.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -8,6 +10,7 @@ use super::*;
 use crate::config::{self, Config};
 use crate::imap::Mechanism;
 use crate::metrics::Metrics;
+use crate::notice::Told;
 use crate::pulse::{Bytes, State};
 
 fn ann() -> UserName {
@@ -70,11 +73,11 @@ async fn a_hold_that_nobody_releases_ends() {
 #[tokio::test(start_paused = true)]
 async fn who_is_in_is_told_and_waited_for() {
     let sessions = Arc::new(Sessions::default());
-    let mut tickets = [enter(&sessions, "Ann", "1").await, enter(&sessions, "Ann", "2").await];
+    let tickets = [enter(&sessions, "Ann", "1").await, enter(&sessions, "Ann", "2").await];
     assert_eq!(sessions.dismiss_user(&ann(), Ending::Stopping), 2);
     assert_eq!(sessions.dismiss_user(&ann(), Ending::Kicked), 0, "once is enough");
-    for ticket in &mut tickets {
-        assert_eq!(ticket.told().expect("nobody listens yet").await, Ok(soon(Ending::Stopping)));
+    for ticket in &tickets {
+        assert_eq!(told(ticket).await, Told::Leave(soon(Ending::Stopping)));
     }
     let gone = sessions.until(|sessions| sessions.of_user(&ann()) == 0);
     let leaving = async {
@@ -87,20 +90,26 @@ async fn who_is_in_is_told_and_waited_for() {
     assert!(sessions.users.is_empty());
 }
 
+/// What a session is told next.
+async fn told(ticket: &Ticket) -> Told {
+    let pulse = ticket.pulse();
+    poll_fn(|cx| pulse.notice().hear(cx).map_or(Poll::Pending, Poll::Ready)).await
+}
+
 /// Sessions of which each leaves as soon as it is told; when that was, in seconds.
 async fn seen_off(sessions: &Arc<Sessions>, count: u64, time: u64) -> Vec<(u64, u64)> {
     let began = Instant::now();
     let mut tickets = Vec::new();
     for number in 0..count {
-        let mut ticket = enter(sessions, &format!("user{number}"), "1").await;
+        let ticket = enter(sessions, &format!("user{number}"), "1").await;
         ticket.pulse().beat(began + Duration::from_millis(count - number), Bytes::default(), false);
-        tickets.push((number, ticket.told().expect("nobody listens yet"), ticket));
+        tickets.push((number, ticket));
     }
     let (left, mut leaving) = tokio::sync::mpsc::unbounded_channel();
-    let everybody = tickets.into_iter().map(|(number, told, ticket)| {
+    let everybody = tickets.into_iter().map(|(number, ticket)| {
         let left = left.clone();
         async move {
-            let leave = told.await.expect("told");
+            let Told::Leave(leave) = told(&ticket).await else { panic!("told to stop") };
             assert!(leave.gently && leave.ending == Ending::Stopping);
             left.send((number, began.elapsed().as_secs())).expect("heard");
             drop(ticket);

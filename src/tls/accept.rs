@@ -162,8 +162,11 @@ impl Acceptor {
         let mut stream = Box::new(TlsStream::new(io, connection));
         let mut server_name = None;
         let shaken = poll_fn(|cx| {
+            ASKED_FOR.set(None);
             let turn = stream.poll_shake(cx);
-            server_name = ASKED_FOR.take().or(server_name.take());
+            if let Some(name) = ASKED_FOR.take() {
+                server_name = Some(name);
+            }
             turn
         });
         shaken.await.map_err(|error| HandshakeError::from(&error))?;

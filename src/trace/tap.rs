@@ -28,10 +28,10 @@ pub struct Tap {
 /// Whose it is, and who looks.
 #[derive(Default)]
 struct Who {
-    session: Box<str>,
+    session: Arc<str>,
     user: Option<UserName>,
     /// There while lines are wanted.
-    wanted: Option<Wanted>,
+    wanted: Option<Box<Wanted>>,
 }
 
 #[derive(Default)]
@@ -48,8 +48,8 @@ impl fmt::Debug for Tap {
 
 impl Tap {
     /// One of a session whose user is not known.
-    pub fn new(traces: &Arc<Traces>, session: &str) -> Self {
-        let who = Who { session: session.into(), ..Who::default() };
+    pub fn new(traces: &Arc<Traces>, session: &Arc<str>) -> Self {
+        let who = Who { session: Arc::clone(session), ..Who::default() };
         Self { traces: Arc::clone(traces), seen: 0, who: Box::new(who) }
     }
 

@@ -31,12 +31,12 @@ fn begin(traces: &Arc<Traces>, most: u64) -> Trace {
 #[tokio::test(start_paused = true)]
 async fn a_trace_shows_its_user_from_its_first_word_and_nobody_else_and_ends_in_time() {
     let traces = Arc::default();
-    let mut early = Tap::new(&traces, "early");
+    let mut early = Tap::new(&traces, &"early".into());
     assert_eq!(early.turn(), None, "nobody looks");
     early.known_as(&user("ann"));
     let mut trace = begin(&traces, 10_000);
-    let mut ann = Tap::new(&traces, "s1");
-    let mut bob = Tap::new(&traces, "s2");
+    let mut ann = Tap::new(&traces, &"s1".into());
+    let mut bob = Tap::new(&traces, &"s2".into());
     for tap in [&mut ann, &mut bob] {
         assert_eq!(tap.turn(), Some(true), "it may become anybody's");
         tap.hear(line("a LOGIN ***"));
@@ -70,7 +70,7 @@ async fn a_trace_shows_its_user_from_its_first_word_and_nobody_else_and_ends_in_
 async fn it_is_bounded_in_size() {
     let traces = Arc::default();
     let mut trace = begin(&traces, 200);
-    let mut tap = Tap::new(&traces, "s1");
+    let mut tap = Tap::new(&traces, &"s1".into());
     tap.known_as(&user("ann"));
     for _ in 0..10 {
         tap.hear(line("a NOOP"));
@@ -86,7 +86,7 @@ async fn it_is_bounded_in_size() {
 async fn a_reader_that_does_not_read_costs_lines_and_nothing_else() {
     let traces = Arc::default();
     let mut trace = begin(&traces, u64::MAX);
-    let mut tap = Tap::new(&traces, "s1");
+    let mut tap = Tap::new(&traces, &"s1".into());
     tap.known_as(&user("ann"));
     let all = 100_000_u64;
     for _ in 0..all {
@@ -121,7 +121,7 @@ async fn there_are_so_many_at_once_and_one_that_is_over_makes_room() {
 async fn a_session_that_tries_another_name_is_another_users() {
     let traces = Arc::default();
     let mut trace = begin(&traces, 10_000);
-    let mut tap = Tap::new(&traces, "s1");
+    let mut tap = Tap::new(&traces, &"s1".into());
     tap.known_as(&user("bob"));
     tap.hear(line("a not shown"));
     tap.known_as(&user("ann"));

@@ -14,9 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mailmux::tls::Stream;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use crate::support::backend::Backend;
@@ -91,6 +90,13 @@ struct Stage<'a> {
     client: Stream,
 }
 
+/// In clear or under TLS.
+type Stream = Box<dyn Either + Send>;
+
+trait Either: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Either for S {}
+
 /// One connection to the backend.
 struct Call {
     stream: Stream,
@@ -138,20 +144,17 @@ impl Theatre {
     async fn client(&self, server: &Running) -> Stream {
         let client = Client::connect(server.at("plain")).await;
         if self.manner != Manner::UnderTls {
-            return Stream::Plain(client.stream);
+            return Box::new(client.stream);
         }
         let secured = client.secure(self.authority.client(&["imap"], None), "mail.example.org").await;
-        // Named for the other end: whoever dials is the client.
-        Stream::Backend(Box::new(secured.expect("a handshake").stream))
+        Box::new(secured.expect("a handshake").stream)
     }
 
     async fn call(&self, backend: &Backend) -> Call {
         let tcp = backend.accept().await.tcp;
-        let stream = match self.manner {
-            Manner::UnderTls => {
-                Stream::Client(Box::new(self.authority.accept(self.folder.path(), "server", tcp).await))
-            }
-            Manner::ByLine | Manner::ByByte => Stream::Plain(tcp),
+        let stream: Stream = match self.manner {
+            Manner::UnderTls => Box::new(self.authority.accept(self.folder.path(), "server", tcp).await),
+            Manner::ByLine | Manner::ByByte => Box::new(tcp),
         };
         Call { stream, tag: String::new() }
     }

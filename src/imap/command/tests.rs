@@ -37,6 +37,15 @@ fn names_have_no_case_and_no_arguments() {
 }
 
 #[test]
+fn an_id_takes_no_more_memory_than_it_says() {
+    let pairs = (0..30).map(|number| format!("\"key{number}\" \"{}\"", "v".repeat(200)));
+    let said = format!("a ID ({})", pairs.collect::<Vec<_>>().join(" "));
+    let Ok(Command::Id(pairs)) = parse(said.as_bytes()) else { panic!("it is one") };
+    let held: usize = pairs.iter().map(|(key, value)| key.capacity() + value.capacity()).sum();
+    assert!(pairs.len() == 30 && held < said.len(), "{held}");
+}
+
+#[test]
 fn a_tag_is_sent_back_only_when_it_is_one() {
     let longest = "t".repeat(TAG_MAX);
     for tag in ["a", "A0001", "1.2", "a-b_c:d/e~#", "]", &longest] {

@@ -52,6 +52,21 @@ impl Lines {
         if line.length() > LINE { Err(Doubt) } else { Ok(Some(line)) }
     }
 
+    /// Passes over the lines at the beginning of `bytes` that begin like `* 1 FETCH` and announce no literal: most of what a
+    /// busy backend says, and nothing that has to be looked at more closely.
+    pub(super) fn skip_data(&self, bytes: &mut &[u8]) {
+        while self.is_at_start()
+            && bytes.starts_with(b"* ")
+            && bytes.get(2).is_some_and(u8::is_ascii_digit)
+            && let Some(end) = memchr(b'\n', bytes)
+            && let Some([byte, b'\r']) = bytes[..end].last_chunk()
+            && *byte != b'}'
+            && end as u64 <= LINE
+        {
+            *bytes = &bytes[end + 1..];
+        }
+    }
+
     /// Neither inside a literal nor inside a line.
     pub(super) fn is_at_start(&self) -> bool {
         self.literal == 0 && self.part.is_none()

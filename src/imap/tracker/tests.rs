@@ -413,3 +413,21 @@ fn it_tells_nothing() {
     assert!(!told.contains("secret"), "{told}");
     assert!(!format!("{:?}", play(&["C: secret LOGOUT"]).follower).contains("secret"));
 }
+
+#[test]
+fn a_tracker_is_small_while_its_client_idles() {
+    let mut tracker = Tracker::default();
+    let mut say = |number: usize, said: &[u8]| {
+        tracker.hear_command(Tag::new(number.to_string().as_bytes()).expect("short"), said);
+        tracker.hear_line(false, None);
+        tracker.in_flight.capacity()
+    };
+    assert_eq!(say(0, b"IDLE"), 1);
+    for number in 1..MOST_IN_FLIGHT {
+        say(number, b"NOOP");
+    }
+    assert_eq!(tracker.in_flight.len(), MOST_IN_FLIGHT);
+    (1..MOST_IN_FLIGHT).for_each(|number| tracker.hear_answer(number.to_string().as_bytes(), Status::Ok));
+    assert_eq!((tracker.in_flight.len(), tracker.in_flight.capacity()), (1, 1));
+    assert!(size_of::<Tracker>() + size_of::<Sent>() <= 136, "{} {}", size_of::<Tracker>(), size_of::<Sent>());
+}

@@ -4,6 +4,7 @@
 //!
 //! A million lines are held as the file's own bytes and four more for each line. Not here: where files are, metrics.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -103,13 +104,17 @@ impl Map {
 
     /// What stands in the line with this name, behind it.
     fn behind(&self, name: &[u8]) -> Option<&[u8]> {
-        let found = self.lines.binary_search_by(|line| self.name_at(*line).cmp(name)).ok()?;
+        let found = self.lines.binary_search_by(|line| self.compare(*line, name)).ok()?;
         let start = wide(self.lines[found]) + name.len() + 1;
         Some(without_return(&self.text[start..end_of_line(&self.text, start)]))
     }
 
-    fn name_at(&self, line: u32) -> &[u8] {
-        self.text[wide(line)..].split(|byte| *byte == END_OF_NAME).next().unwrap_or_default()
+    /// The name of this line and another one. It need not be known where the line's ends: what stands there is less than
+    /// whatever the other goes on with, and is looked for where that one ends.
+    fn compare(&self, line: u32, name: &[u8]) -> Ordering {
+        let text = &self.text[wide(line)..];
+        let (as_long, behind) = text.split_at(name.len().min(text.len()));
+        as_long.cmp(name).then_with(|| behind.first().cmp(&Some(&END_OF_NAME)))
     }
 }
 
@@ -131,8 +136,12 @@ impl Mistakes {
     fn into_errors(mut self, text: &[u8]) -> Vec<MapError> {
         self.keep_first();
         let hidden = self.all - self.first.len();
-        let line = |at: u32| text[..wide(at)].split(|byte| *byte == b'\n').count();
-        let shown = self.first.into_iter().map(|(at, message)| MapError { line: line(at), message });
+        let (mut line, mut from) = (1, 0);
+        let shown = self.first.into_iter().map(|(at, message)| {
+            line += text[from..wide(at)].split(|byte| *byte == b'\n').count() - 1;
+            from = wide(at);
+            MapError { line, message }
+        });
         let mut errors: Vec<_> = shown.collect();
         if let Some(last) = errors.last_mut().filter(|_| hidden > 0) {
             last.message = format!("{} (and {hidden} more mistakes in this file)", last.message);

@@ -40,8 +40,8 @@ impl Waiting {
         let start = self.bytes.len();
         self.bytes.reserve_exact(most);
         self.bytes.resize(start + most, 0);
-        let wrote = write(&mut self.bytes[start..]);
-        self.bytes.truncate(start + wrote);
+        let n = write(&mut self.bytes[start..]);
+        self.bytes.truncate(start + n);
     }
 
     /// The memory it owns.

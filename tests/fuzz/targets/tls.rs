@@ -251,9 +251,13 @@ impl World<'_> {
         self.wire.0.borrow_mut().room = usize::MAX;
         for _ in 0..6 {
             self.come(usize::MAX);
-            for _ in 0..100 {
-                self.shake();
+            self.shake();
+            for _ in 0..1000 {
+                let before = self.heard.len();
                 self.read(65_535);
+                if self.heard.len() == before && self.wire.0.borrow().coming.is_empty() {
+                    break;
+                }
             }
             if let Near::Shaken((near, _)) = &mut self.near {
                 let _ = Pin::new(near).poll_flush(&mut Context::from_waker(Waker::noop()));
