@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::imap::{Event, Heard, Login, Offer, Preauth, UserName, Welcome, said};
 use crate::outcome::Ending;
@@ -32,7 +32,8 @@ pub struct Dialogue<S> {
     machine: Preauth,
     /// Answers not written yet.
     out: Vec<u8>,
-    input: Zeroizing<Vec<u8>>,
+    /// Wiped as soon as the machine has it.
+    input: Box<[u8]>,
     id: Vec<(Vec<u8>, Vec<u8>)>,
     deadline: Instant,
     phase: watch::Receiver<Phase>,
@@ -53,7 +54,7 @@ pub enum Asked {
 impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     /// A dialogue that has not said anything yet; `tap` hears what may be heard of it.
     pub fn new(stream: S, offer: Offer, deadline: Instant, phase: watch::Receiver<Phase>, tap: Tap) -> Self {
-        let input = Zeroizing::new(vec![0; READ]);
+        let input = vec![0; READ].into();
         Self {
             stream,
             machine: Preauth::new(offer),
@@ -188,7 +189,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
             };
             match read {
                 Ok(Ok(0)) => return Err(Ending::ClientClosed),
-                Ok(Ok(n)) => self.machine.push(&self.input[..n]),
+                Ok(Ok(n)) => {
+                    let read = &mut self.input[..n];
+                    self.machine.push(read);
+                    read.zeroize();
+                }
                 Ok(Err(error)) => return Err(broken(&error)),
                 Err(_) => return Err(Ending::LoginTimeout),
             }

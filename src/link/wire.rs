@@ -2,7 +2,7 @@
 //! random tag for every command. Not here: what is said, and what follows from an answer.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::LinkError;
 use super::connect::is_harmless;
@@ -184,10 +184,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 Ok(None) => {}
                 Err(broken) => return Err(LinkError::protocol(broken.to_string())),
             }
-            let mut chunk = Zeroizing::new([0; 2048]);
-            match self.stream.read(&mut *chunk).await {
+            let mut chunk = [0; 2048];
+            match self.stream.read(&mut chunk).await {
                 Ok(0) => return Err(LinkError::closed("it closed the connection").saying(&self.last_words)),
-                Ok(n) => self.responses.push(chunk.get(..n).unwrap_or_default()),
+                Ok(n) => {
+                    let read = chunk.get_mut(..n).unwrap_or_default();
+                    self.responses.push(read);
+                    // A challenge may be a secret.
+                    read.zeroize();
+                }
                 Err(error) => return Err(LinkError::closed(format!("while reading: {error}"))),
             }
         }

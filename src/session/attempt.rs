@@ -274,7 +274,8 @@ impl<'a> Attempt<'a> {
         let mut checkout = Checkout::Miss;
         if let Some(owner) = owner.as_ref().filter(|_| reuses) {
             let began = Instant::now();
-            let taken = timeout_at((began + HANDOVER).min(*budget), self.take(owner, dialogue.id())).await;
+            let taken = Box::pin(self.take(owner, dialogue.id()));
+            let taken = timeout_at((began + HANDOVER).min(*budget), taken).await;
             match taken.unwrap_or(Err(Checkout::Dead)) {
                 Ok((link, stake)) => {
                     route.backend.metrics.checked_out(Checkout::Hit);
@@ -313,7 +314,8 @@ impl<'a> Attempt<'a> {
             aspect = Aspect::Login;
             link.log_in(route, self.login).await
         };
-        let entered = timeout_at(*budget, entering).await;
+        // Boxed, as what is long and waits: whoever waits for it need not be as large.
+        let entered = timeout_at(*budget, Box::pin(entering)).await;
         let mut progress = self.judged(route, aspect, entered, false)?;
         // It has answered: others need not wait to see whether it does.
         drop(pending);

@@ -243,7 +243,7 @@ impl Session {
             let client = Client { origin: &self.origin, tls: tls.as_ref(), attempts, session: &self.record.session };
             let attempt = Attempt::new(&self.server, &self.door, &client, &login);
             let tried = tokio::select! {
-                tried = timeout_at(self.deadline, attempt.run(dialogue)) => tried.unwrap_or(Err(Stop::Ended(Ending::LoginTimeout))),
+                tried = timeout_at(self.deadline, Box::pin(attempt.run(dialogue))) => tried.unwrap_or(Err(Stop::Ended(Ending::LoginTimeout))),
                 _ = self.phase.wait_for(|phase| *phase == Phase::Stopped) => Err(Stop::Ended(Ending::Stopping)),
             };
             let took = attempt.took();
