@@ -121,6 +121,8 @@ CANNOT = (
     (r"kubectl apply --kustomize deploy/kubernetes", "there is no cluster; tests/kubernetes looks at what it would apply", is_there("deploy/kubernetes/kustomization.yaml")),
     (r"tests/real/run --only screenshots", "takes minutes", is_there("tests/real/screenshots.py")),
     (r"benches/webmail/run(?: --rows off,watched)?", "takes minutes", has_help("benches/webmail/run")),
+    (r"benches/peers/run(?: --quick)?", "takes minutes", has_help("benches/peers/run")),
+    (r"benches/scale/run", "takes minutes", has_help("benches/scale/run")),
     (r"cargo bench --bench \w+", "takes minutes", is_bench),
     (r"cargo build --release( --locked)?", "takes minutes; the tests run on another build of the same", is_binary),
     (r"target/release/mailmux serve --backend \S+", "its ports are fixed, and may be taken", knows_backend),

@@ -50,7 +50,7 @@ impl Backend {
         (call, command)
     }
 
-    /// Lets a user in at mailmux, who says a word that arrives here.
+    /// Lets a user in at mailmux, who says a word that arrives here, and goes.
     pub async fn session(&self, address: SocketAddr) {
         let mut client = Client::connect(address).await;
         client.hear(GREETING).await;
@@ -59,6 +59,9 @@ impl Backend {
         client.hear("b OK [CAPABILITY IMAP4rev1 IDLE] in\r\n").await;
         client.say("c NOOP\r\n").await;
         call.hear(b"c NOOP\r\n").await;
+        // In this order: it is the client that ends the session.
+        drop(client);
+        call.hear_end().await;
     }
 
     /// Nobody has called, and nobody is about to.
