@@ -57,8 +57,7 @@ impl Link<Greeted> {
         caller: Option<&Caller<'_>>,
         deadline: Instant,
     ) -> Result<Self, LinkError> {
-        let tcp = Box::pin(dial(backend, dialling, deadline)).await?;
-        let reached = tcp.peer_addr().map_or_else(|_| backend.address(), |address| address.to_string());
+        let (tcp, reached) = Box::pin(dial(backend, dialling, deadline)).await?;
         // A backend that accepts and stays silent is as good as down.
         let link = timeout_at(deadline, Box::pin(set_up(tcp, backend, caller))).await;
         let link = link.unwrap_or_else(|_| Err(LinkError::down(Some(BackendError::Timeout), "no greeting in time")));
@@ -223,8 +222,8 @@ pub(super) fn is_harmless(refusal: &[u8]) -> Result<(), LinkError> {
     Ok(())
 }
 
-/// Tries the addresses of the host in turn, each with its share of the time that is left.
-async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Result<TcpStream, LinkError> {
+/// Tries the addresses of the host in turn, each with its share of the time that is left. Says which one it was.
+async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Result<(TcpStream, SocketAddr), LinkError> {
     let config = &backend.config;
     let connect = |detail: String| LinkError::down(Some(BackendError::Connect), detail);
     let names = dialling.names();
@@ -247,7 +246,7 @@ async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Resu
         let left = u32::try_from(addresses.len() - tried).unwrap_or(1);
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         last = match timeout_at(Instant::now() + share, connect_to(backend.source(address.is_ipv6()), *address)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Ok(tcp)) => return Ok((tcp, *address)),
             // Another address does not help, and the backend is not to blame.
             Ok(Err(error)) if is_ours(&error) => {
                 return Err(LinkError::down(Some(BackendError::Local), format!("connecting to {address}: {error}")));
@@ -263,8 +262,7 @@ async fn dial(backend: &Backend, dialling: &Dialling, deadline: Instant) -> Resu
 }
 
 pub(super) async fn connect_to(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);

@@ -4,16 +4,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use std::{io, iter, thread};
 
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// So many accept at most: a connection wakes all of them.
 const ACCEPTORS: usize = 8;
 /// So many sessions more than the least busy one, and an eighth, a worker has without giving any away.
 const SLACK: usize = 8;
+/// A worker that sleeps has set its alarm for its next timer. One that is due even earlier makes tokio write to the worker's own
+/// wake-up descriptor, for each of a login's timers. None of them is due earlier than this.
+const TICK: Duration = Duration::from_secs(1);
 
 /// All workers.
 #[derive(Debug, Clone)]
@@ -78,10 +83,12 @@ impl Worker {
     fn start(number: usize, threads: &mut Vec<oneshot::Sender<()>>) -> io::Result<Arc<Self>> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let worker = Self::on(runtime.handle().clone());
-        let (ending, ended) = oneshot::channel();
+        let (ending, mut ended) = oneshot::channel();
         thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            // An error: the sender is gone, and it is over.
-            let _ = runtime.block_on(ended);
+            runtime.block_on(async {
+                // An error: the sender is gone, and it is over.
+                while timeout(TICK, &mut ended).await.is_err() {}
+            });
             runtime.shutdown_background();
         })?;
         threads.push(ending);
