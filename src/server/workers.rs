@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// So many accept at most: a connection wakes all of them.
 const ACCEPTORS: usize = 8;
 /// So many sessions more than the least busy one, and an eighth, a worker has without giving any away.
-const SLACK: usize = 8;
+const SLACK: usize = 2;
 /// A worker that sleeps has set its alarm for its next timer. One that is due even earlier makes tokio write to the worker's own
 /// wake-up descriptor, for each of a login's timers. None of them is due earlier than this.
 const TICK: Duration = Duration::from_secs(1);
