@@ -56,7 +56,7 @@ fn secret(bytes: &[u8]) -> Secret {
     Secret::new(Zeroizing::new(bytes.to_vec())).expect("clean")
 }
 
-fn route() -> Route {
+pub(super) fn route() -> Route {
     Route::new(backend("localhost", 143, BackendTls::None), user("ann"), LoginAs::Client)
 }
 
@@ -64,7 +64,7 @@ fn login(mechanism: Mechanism, credentials: Credentials) -> Login {
     Login { mechanism, user: user("ann"), authzid: None, credentials }
 }
 
-fn password(bytes: &[u8]) -> Login {
+pub(super) fn password(bytes: &[u8]) -> Login {
     login(Mechanism::Plain, Credentials::Password(secret(bytes)))
 }
 
@@ -700,6 +700,53 @@ async fn the_backend_is_told_who_the_client_is_if_it_listens() {
     assert!(identify(with, &caller(), hear, b"+ \r\n").await.is_err());
     // Silence towards a backend that did not announce it: its script would fail at any line.
     assert_eq!(identify(b"* OK [CAPABILITY IMAP4rev1] x\r\n", &caller(), b"", b"").await, Ok(()));
+}
+
+/// ID in one write with a login, against the answers to both; `%1` and `%2` are their tags.
+async fn announce(answers: &str) -> Result<Progress<DuplexStream>, LinkError> {
+    let (near, mut far) = duplex(4096);
+    let ours = async {
+        let mut link = greet(near).await?;
+        link.announce(&caller(), true);
+        link.log_in(&route(), &password(b"hunter2")).await
+    };
+    let theirs = async {
+        far.write_all(b"* OK [CAPABILITY IMAP4rev1 ID SASL-IR AUTH=PLAIN] x\r\n").await.expect("taken");
+        let mut said = [0; 4096];
+        let n = far.read(&mut said).await.expect("comes");
+        let said = String::from_utf8_lossy(&said[..n]).into_owned();
+        let tags: Vec<_> = said.lines().map(|line| line.split_once(' ').expect("a tag")).collect();
+        assert!(
+            matches!(tags[..], [(one, id), (two, login)]
+            if one != two && id.starts_with("ID (\"x-session-id\"") && login.starts_with("AUTHENTICATE PLAIN ")),
+            "{said}"
+        );
+        let answers = answers.replace("%1", tags[0].0).replace("%2", tags[1].0);
+        // Whoever has given up hears no more.
+        let _ = far.write_all(answers.as_bytes()).await;
+        far
+    };
+    let both = async { tokio::join!(ours, theirs).0 };
+    timeout(Duration::from_mins(1), both).await.expect("neither side waits for ever")
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_of_the_client_with_the_login_answers_both() {
+    for id in
+        ["* ID (\"name\" \"x\")\r\n%1 OK\r\n", "%1 BAD what?\r\n", "%1 NO no\r\n", "* LIST () \"/\" x\r\n%1 OK\r\n"]
+    {
+        let progress = announce(&format!("{id}* OK welcome\r\n%2 OK [CAPABILITY IMAP4rev1] in\r\n")).await;
+        let Ok(Progress::Done(_, welcome)) = progress else { panic!("{id:?}: {progress:?}") };
+        assert_eq!(welcome.untagged, b"* OK welcome\r\n", "{id:?}: what was said before is not the client's");
+    }
+    let error = announce("%1 NO [SERVERBUG] x\r\n%2 OK in\r\n").await.expect_err("a server bug");
+    assert_eq!((error.kind, error.refusal), (Some(BackendError::ServerBug), Refusal::BackendMisconfigured));
+    let error = announce("%1 OK\r\n%2 NO [AUTHENTICATIONFAILED] x\r\n").await.expect_err("a wrong password");
+    assert_eq!((error.kind, error.refusal), (None, Refusal::BadCredentials));
+    for confused in ["+ \r\n", "x OK\r\n", "%2 OK in\r\n%1 OK\r\n", "%1 OK\r\n%1 OK\r\n", "%1 PREAUTH\r\n+ more\r\n"] {
+        let error = announce(confused).await.expect_err("confused");
+        assert_eq!(error.kind, Some(BackendError::Protocol), "{confused:?}");
+    }
 }
 
 /// Says one piece after every line it hears, `%T` being that line's first word, and hangs up.

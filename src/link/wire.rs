@@ -212,13 +212,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let read = response::read(&response);
             if let Ahead::Sent(ahead) = &self.ahead {
                 match read {
-                    Response::Status { tag: Some(answered), text, .. } if ahead.is(answered) => {
+                    Response::Status { tag: Some(answered), text, .. } => {
+                        if !ahead.is(answered) {
+                            // The client would hear the other answer.
+                            return Err(LinkError::protocol("an answer out of turn"));
+                        }
                         self.ahead = Ahead::None;
                         is_harmless(text)?;
                         continue;
                     }
                     Response::Continue(_) => return Err(LinkError::protocol("a + for ID")),
-                    Response::Status { tag: Some(_), .. } | Response::Garbage => {}
+                    Response::Garbage => {}
                     untagged => {
                         self.untagged(untagged, &response, Keep::Alerts, aside)?;
                         continue;

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// So many accept at most: a connection wakes all of them.
 const ACCEPTORS: usize = 8;
 /// So many sessions more than the least busy one, and an eighth, a worker has without giving any away.
-const SLACK: usize = 2;
+const SLACK: usize = 8;
 /// A worker that sleeps has set its alarm for its next timer. One that is due even earlier makes tokio write to the worker's own
 /// wake-up descriptor, for each of a login's timers. None of them is due earlier than this.
 const TICK: Duration = Duration::from_secs(1);
@@ -132,5 +132,63 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.worker.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn whoever_accepts_keeps_its_sessions_until_another_has_fewer() {
+        let (workers, _threads) = Workers::start(3).expect("threads");
+        let (first, others) = workers.acceptors();
+        assert_eq!(others.len(), 2);
+        let mut seats: Vec<_> = (0..300).map(|_| workers.seat(first)).collect();
+        let counts = || iter::once(first).chain(others).map(|worker| worker.count()).collect::<Vec<_>>();
+        let (least, most) = (counts().into_iter().min().expect("three"), first.count());
+        assert!(most > least && most <= least + least / 8 + SLACK + 1, "{:?}", counts());
+        assert!(seats.iter().take(SLACK).all(|seat| seat.is_here) && seats.iter().any(|seat| !seat.is_here));
+        seats.clear();
+        assert_eq!(counts(), [0, 0, 0]);
+    }
+
+    #[test]
+    fn only_a_few_accept() {
+        let (workers, _threads) = Workers::start(ACCEPTORS + 3).expect("threads");
+        assert_eq!(workers.acceptors().1.len(), ACCEPTORS - 1);
+        // Those who do not accept are given what the others have too much of.
+        let seats: Vec<_> = (0..1000).map(|_| workers.seat(&workers.first)).collect();
+        assert!(workers.others.iter().all(|worker| worker.count() > 0));
+        drop(seats);
+    }
+
+    #[tokio::test]
+    async fn a_connection_lives_on_the_thread_that_it_is_given_to() {
+        let (workers, _threads) = Workers::start(2).expect("threads");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (told, mut names) = mpsc::unbounded_channel();
+        for (worker, there) in [(&workers.others[0], "worker-1"), (&workers.first, "worker-0")] {
+            let mut far = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("listening");
+            let (near, _) = listener.accept().await.expect("connected");
+            let told = told.clone();
+            worker.sessions.fetch_add(1, Ordering::Relaxed);
+            // This thread is no worker: what it accepts is told to it until somebody has it.
+            Seat { worker: Arc::clone(worker), is_here: false }.take(near, move |mut tcp, seat| async move {
+                let name = thread::current().name().unwrap_or_default().to_owned();
+                told.send(name).expect("heard");
+                let mut byte = [0];
+                tcp.read_exact(&mut byte).await.expect("comes");
+                tcp.write_all(&byte).await.expect("taken");
+                drop(seat);
+            });
+            far.write_all(b"x").await.expect("taken");
+            assert_eq!(far.read_u8().await.expect("comes back"), b'x');
+            assert_eq!(names.recv().await.as_deref(), Some(there));
+        }
     }
 }

@@ -5,7 +5,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::link::tests::{backend, caller};
+use crate::link::Progress;
+use crate::link::tests::{backend, caller, password, route};
 use crate::proxy_header::{Parsed, parse};
 use crate::tls::{Connector, Pki};
 
@@ -68,23 +69,31 @@ async fn the_proxy_header_comes_before_everything_else() {
 }
 
 #[tokio::test]
-async fn implicit_tls_then_greeting_then_id() {
+async fn implicit_tls_then_greeting_then_id_and_login_at_once() {
     let pki = Pki::new();
     let (listener, address) = listen().await;
     let acceptor = pki.acceptor(false);
     let far = tokio::spawn(async move {
         let (tcp, _) = listener.accept().await.expect("a connection");
         let mut tls = BufReader::new(acceptor.accept(tcp).await.expect("a handshake"));
-        tls.write_all(b"* OK [CAPABILITY IMAP4rev1 ID] x\r\n").await.expect("written");
-        let (tag, command) = hear(&mut tls).await;
+        tls.write_all(b"* OK [CAPABILITY IMAP4rev1 ID SASL-IR AUTH=PLAIN] x\r\n").await.expect("written");
+        let (first, command) = hear(&mut tls).await;
         assert!(command.starts_with("ID (\"x-session-id\" \"abc\""), "{command}");
-        tls.write_all(format!("* ID NIL\r\n{tag} OK\r\n").as_bytes()).await.expect("written");
+        // Nothing is answered yet.
+        let (second, command) = hear(&mut tls).await;
+        assert!(command.starts_with("AUTHENTICATE PLAIN "), "{command}");
+        tls.write_all(format!("* ID NIL\r\n{first} OK\r\n{second} OK in\r\n").as_bytes()).await.expect("written");
+        let (third, command) = hear(&mut tls).await;
+        assert_eq!(command, "CAPABILITY");
+        tls.write_all(format!("* CAPABILITY IMAP4rev1\r\n{third} OK\r\n").as_bytes()).await.expect("written");
         tls.flush().await.expect("flushed");
         tls
     });
     let settings = pki.settings("mail.example.org");
     let link = open(&with(address, BackendTls::Implicit(settings), |_| ())).await.expect("opened");
     assert!(link.capabilities.has("ID"));
+    let progress = link.log_in(&route(), &password(b"hunter2")).await.expect("let in");
+    assert!(matches!(progress, Progress::Done(..)), "{progress:?}");
     drop(far.await.expect("no panic"));
 }
 
