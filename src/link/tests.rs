@@ -712,7 +712,7 @@ async fn announce(answers: &str) -> Result<Progress<DuplexStream>, LinkError> {
     };
     let theirs = async {
         far.write_all(b"* OK [CAPABILITY IMAP4rev1 ID SASL-IR AUTH=PLAIN] x\r\n").await.expect("taken");
-        let mut said = [0; 4096];
+        let mut said = vec![0; 4096];
         let n = far.read(&mut said).await.expect("comes");
         let said = String::from_utf8_lossy(&said[..n]).into_owned();
         let tags: Vec<_> = said.lines().map(|line| line.split_once(' ').expect("a tag")).collect();
@@ -726,7 +726,7 @@ async fn announce(answers: &str) -> Result<Progress<DuplexStream>, LinkError> {
         let _ = far.write_all(answers.as_bytes()).await;
         far
     };
-    let both = async { tokio::join!(ours, theirs).0 };
+    let both = Box::pin(async { tokio::join!(ours, theirs).0 });
     timeout(Duration::from_mins(1), both).await.expect("neither side waits for ever")
 }
 
