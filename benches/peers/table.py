@@ -35,7 +35,7 @@ def lines(options):
         if size != options.watched_size or options.quick:
             found.append(Line(f"memory per idle session, {size:,} of them, kB", f"idle{size}.kb", part="idle", target=[0.35]))
     found += [
-        Line("memory left when all have gone, kB per session", "idle.left_kb", part="idle", ratio=False),
+        Line("memory left a second after all have gone, kB per session", "idle.left_kb", part="idle", ratio=False),
         Line(f"CPU while {options.watched_size:,} idle in silence, cores", "idle.silent_cores", part="idle", form="{:.4f}", ratio=False),
         Line(f"CPU while each of them is told a line every {options.watch_seconds} s, cores", "idle.told_cores", part="idle", target=[0.3], form="{:.4f}"),
         Line("CPU per login, full handshake, µs", "logins.cpu_us", part="logins", target=[0.45], form="{:.0f}"),
