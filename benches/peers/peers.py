@@ -11,20 +11,23 @@ import socket
 import subprocess
 import time
 
-from servers import cpu_seconds, descendants
+from servers import IMAPPROXY, cpu_seconds, descendants, unprivileged
 from world import free_port, until
 
 # Of connections, where a peer wants to know. Each session takes two files of the 20,000 that a process may open here.
 CONNECTIONS = 9900
 ABILITIES = "IMAP4rev1 IDLE LITERAL+ ID ENABLE UIDPLUS NAMESPACE"
 
-MAILMUX = """\
+# mailmux' settings but for its limits, which each bench has its own of.
+FRONT = """\
 [server]
 workers = 2
 [[listener]]
 name = "imaps"
 address = "127.0.0.1:{port}"
 tls = "implicit"
+[tls]
+{tls}
 [[tls.certificate]]
 chain = "mail.pem"
 key = "mail.key"
@@ -32,10 +35,16 @@ key = "mail.key"
 name = "mail"
 address = "127.0.0.1:{imap}"
 tls = "none"
+[log]
+level = "warn"
+"""
+ROUTE = """\
 [[route]]
 backend = "mail"
-{more}
-[limits]
+{pool}
+"""
+MAILMUX = f"""\
+{FRONT}{ROUTE}[limits]
 sessions_per_network = 0
 sessions_per_user = 0
 connects_per_network = "off"
@@ -43,8 +52,6 @@ logins_per_user = "off"
 [timeouts]
 tls_handshake = "1h"
 login = "1h"
-[log]
-level = "warn"
 """
 
 HAPROXY = """\
@@ -157,29 +164,6 @@ TIMEOUTidle = 36000
 TIMEOUTbusy = 3600
 """
 
-IMAPPROXY = """\
-server_hostname 127.0.0.1
-server_port {imap}
-listen_address 127.0.0.1
-listen_port {port}
-connect_retries 10
-connect_delay 5
-cache_size 3072
-cache_expiration_time 300
-proc_username {user}
-proc_groupname {group}
-stat_filename {folder}/pimpstats
-protocol_log_filename {folder}/protocol.log
-syslog_facility LOG_MAIL
-syslog_prioritymask LOG_WARNING
-send_tcp_keepalives no
-enable_select_cache no
-foreground_mode yes
-force_tls no
-enable_admin_commands no
-"""
-
-
 def program(name):
     for folder in ("/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"):
         if os.access(f"{folder}/{name}", os.X_OK):
@@ -198,7 +182,7 @@ def mailmux(known):
 
 
 def pooling(known):
-    return mailmux(known | {"more": 'pool = "reuse"'})
+    return mailmux(known | {"pool": 'pool = "reuse"'})
 
 
 def haproxy(known):
@@ -233,7 +217,7 @@ def perdition(known):
 
 
 def imapproxy(known):
-    return [program("imapproxyd"), "-f", written("imapproxy.conf", IMAPPROXY, known)]
+    return [program("imapproxyd"), "-f", written("imapproxy.conf", IMAPPROXY, known | {"backend": known["imap"]})]
 
 
 class Peer:
@@ -241,17 +225,15 @@ class Peer:
 
     def __init__(self, command, folder, backend, mailmux):
         self.port, self.folder = free_port(), folder
-        if os.getuid() == 0:
-            user, group = "nobody", "nogroup"
-        else:
-            user, group = (subprocess.check_output(["id", word], text=True).strip() for word in ("-un", "-gn"))
+        user, group = unprivileged()
         known = {
             "folder": folder,
             "port": self.port,
             "user": user,
             "group": group,
             "mailmux": mailmux,
-            "more": "",
+            "tls": "",
+            "pool": "",
             "connections": CONNECTIONS,
             "files": 2 * CONNECTIONS + 200,
             "abilities": ABILITIES,

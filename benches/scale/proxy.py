@@ -14,37 +14,16 @@ import time
 import peers
 from measures import Failed
 
-CONFIG = """\
-[server]
-workers = 2
-[[listener]]
-name = "imaps"
-address = "127.0.0.1:{port}"
-tls = "implicit"
-[tls]
-{tls}
-[[tls.certificate]]
-chain = "mail.pem"
-key = "mail.key"
-[[backend]]
-name = "mail"
-address = "127.0.0.1:{imap}"
-tls = "none"
-{routes}
+CONFIG = f"""\
+{peers.FRONT}{{routes}}
 [limits]
 exempt = []
 sessions_per_network = 0
 connects_per_network = "off"
-logins_per_user = {{ rate = "100/s", burst = 100 }}
+logins_per_user = {{{{ rate = "100/s", burst = 100 }}}}
 [admin]
-address = "127.0.0.1:{admin}"
+address = "127.0.0.1:{{admin}}"
 socket = "admin.sock"
-[log]
-level = "warn"
-"""
-BACKEND = """\
-[[route]]
-backend = "mail"
 """
 MAP = """\
 [[lookup]]
@@ -66,7 +45,7 @@ class Mailmux(peers.Peer):
         for name in ("mail.pem", "mail.key"):
             shutil.copy(own / name, folder)
         self.binary = binary
-        settings = {"tls": f'directory = "{pairs}"' if pairs else "", "routes": BACKEND}
+        settings = {"tls": f'directory = "{pairs}"' if pairs else "", "routes": peers.ROUTE.format(pool="")}
         if users:
             (folder / "users.map").symlink_to(users)
             settings["routes"] = MAP

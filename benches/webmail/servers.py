@@ -207,13 +207,17 @@ enable_admin_commands no
 """
 
 
+def unprivileged():
+    """Whom a server may become, by user and group: nobody, or whoever we are if that is not root."""
+    if os.getuid() == 0:
+        return "nobody", "nogroup"
+    return tuple(subprocess.check_output(["id", word], text=True).strip() for word in ("-un", "-gn"))
+
+
 def imapproxy_command(folder, backend):
     """How to run it, and its port."""
     port = free_port()
-    if os.getuid() == 0:
-        user, group = "nobody", "nogroup"
-    else:
-        user, group = (subprocess.check_output(["id", word], text=True).strip() for word in ("-un", "-gn"))
+    user, group = unprivileged()
     path = folder / "imapproxy.conf"
     path.write_text(IMAPPROXY.format(backend=backend, port=port, user=user, group=group, folder=folder))
     return ["/usr/sbin/imapproxyd", "-f", path], port

@@ -1,4 +1,4 @@
-"""What the commands of these benches have in common: options, words, what is built, and where they run."""
+"""What the commands of the benches have in common: options, words, what is built, and where they run."""
 
 import argparse
 import os
@@ -8,9 +8,9 @@ import resource
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-# What is shared with the webmail's bench and with the tests.
-sys.path[1:1] = [str(ROOT / "benches/webmail"), str(ROOT / "tests/real")]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# What is shared among the benches and with the tests.
+sys.path[1:1] = [str(ROOT / folder) for folder in ("benches/peers", "benches/webmail", "tests/real")]
 # The tests' world wants to know it, but does not use it here.
 os.environ.setdefault("MAILMUX", "")
 
