@@ -35,8 +35,8 @@ impl<S> Buffered<S> {
 
     /// Both parts again: the stream, and what of the head was not served.
     pub fn into_parts(self) -> (S, Vec<u8>) {
-        let head = self.head.map(|head| head.rest().to_vec());
-        (self.stream, head.unwrap_or_default())
+        let head = self.head.map_or_else(Vec::new, |mut head| head.bytes.split_off(head.served));
+        (self.stream, head)
     }
 
     /// The stream below.

@@ -16,7 +16,7 @@ use super::wire::{Answer, Aside, Keep, Wire, capabilities_in};
 use super::{Caller, Dialling, Greeted, Link, LinkError, id};
 use crate::backend::{Backend, Place};
 use crate::config::{BackendTls, ProxyVersion};
-use crate::imap::response::{self, Code, Response, Status};
+use crate::imap::response::{self, Response, Status};
 use crate::imap::{Capabilities, escape};
 use crate::metrics::BackendError;
 use crate::outcome::Refusal;
@@ -188,11 +188,7 @@ impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
     /// [`LinkError`].
     pub async fn identify(&mut self, caller: &Caller<'_>, forward: bool) -> Result<(), LinkError> {
         let Some(command) = self.introduction(caller, forward) else { return Ok(()) };
-        match self.wire.ask(&command, Keep::Alerts, &mut self.aside).await? {
-            Answer::Refused(_, text) => is_harmless(&text),
-            Answer::Ok(_) => Ok(()),
-            Answer::Continue(_) => Err(LinkError::protocol("a + for ID")),
-        }
+        id::heard(&self.wire.ask(&command, Keep::Alerts, &mut self.aside).await?)
     }
 
     /// The same in one write with what is said next, which is a login: that saves the user a round trip.
@@ -212,14 +208,6 @@ impl<State, S: AsyncRead + AsyncWrite + Unpin> Link<State, S> {
         // Of a client that says nothing the backend is not to think what the one before has said.
         Some(id::command(caller, forward, &self.capabilities).unwrap_or_else(|| b"ID NIL".to_vec()))
     }
-}
-
-/// No failure of ID matters, but for a server that is broken: it then knows less about the client, that is all.
-pub(super) fn is_harmless(refusal: &[u8]) -> Result<(), LinkError> {
-    if Code::of(refusal).is_some_and(|code| code.is("SERVERBUG")) {
-        return Err(LinkError::misconfigured(BackendError::ServerBug, "it answered ID with [SERVERBUG]"));
-    }
-    Ok(())
 }
 
 /// Tries the addresses of the host in turn, each with its share of the time that is left. Says which one it was.

@@ -1,8 +1,11 @@
 //! What we tell a backend about the client, in RFC 2971's ID: the words Dovecot, Cyrus and others understand. Never
 //! `x-multiplex`: who sends it must be able to read the framing that follows. Pure.
 
-use super::Caller;
+use super::wire::Answer;
+use super::{Caller, LinkError};
 use crate::imap::Capabilities;
+use crate::imap::response::Code;
+use crate::metrics::BackendError;
 
 /// RFC 2971 section 3.3.
 const PAIRS: usize = 30;
@@ -42,6 +45,18 @@ pub(super) fn command(caller: &Caller<'_>, forward: bool, capabilities: &Capabil
     }
     out.push(b')');
     (count > 0).then_some(out)
+}
+
+/// What the answer means. No failure of ID matters but that of a server that is broken: it then knows less about the client, that
+/// is all.
+pub(super) fn heard(answer: &Answer) -> Result<(), LinkError> {
+    match answer {
+        Answer::Refused(_, text) if Code::of(text).is_some_and(|code| code.is("SERVERBUG")) => {
+            Err(LinkError::misconfigured(BackendError::ServerBug, "it answered ID with [SERVERBUG]"))
+        }
+        Answer::Ok(_) | Answer::Refused(..) => Ok(()),
+        Answer::Continue(_) => Err(LinkError::protocol("a + for ID")),
+    }
 }
 
 fn own_pairs(caller: &Caller<'_>) -> Vec<(&'static str, String)> {

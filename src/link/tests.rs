@@ -743,7 +743,14 @@ async fn who_is_told_of_the_client_with_the_login_answers_both() {
     assert_eq!((error.kind, error.refusal), (Some(BackendError::ServerBug), Refusal::BackendMisconfigured));
     let error = announce("%1 OK\r\n%2 NO [AUTHENTICATIONFAILED] x\r\n").await.expect_err("a wrong password");
     assert_eq!((error.kind, error.refusal), (None, Refusal::BadCredentials));
-    for confused in ["+ \r\n", "x OK\r\n", "%2 OK in\r\n%1 OK\r\n", "%1 OK\r\n%1 OK\r\n", "%1 PREAUTH\r\n+ more\r\n"] {
+    for confused in [
+        "+ \r\n",
+        "x OK\r\n",
+        "%2 OK in\r\n%1 OK\r\n",
+        "%1 OK\r\n%1 OK\r\n",
+        "%1 PREAUTH\r\n%2 OK in\r\n",
+        "%1 BYE\r\n%2 OK in\r\n",
+    ] {
         let error = announce(confused).await.expect_err("confused");
         assert_eq!(error.kind, Some(BackendError::Protocol), "{confused:?}");
     }

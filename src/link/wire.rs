@@ -4,8 +4,7 @@
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::LinkError;
-use super::connect::is_harmless;
+use super::{LinkError, id};
 use crate::imap::Capabilities;
 use crate::imap::response::{self, Code, Response, Responses, Status};
 use crate::random;
@@ -26,19 +25,10 @@ pub(super) struct Wire<S> {
     pub(super) bye: bool,
     /// In what words.
     last_words: Vec<u8>,
-    ahead: Ahead,
-}
-
-/// A command that is not worth a round trip of its own: it goes out in one write with the next one, and its answer is expected
-/// before that one's.
-#[derive(Default)]
-enum Ahead {
-    #[default]
-    None,
-    /// Not sent yet.
-    Waiting(Tag, Zeroizing<Vec<u8>>),
-    /// Not answered yet.
-    Sent(Tag),
+    /// A command that is not worth a round trip of its own: it goes out in one write with the next one.
+    ahead: Option<(Tag, Zeroizing<Vec<u8>>)>,
+    /// It has gone out; its answer is expected before the next one's.
+    unanswered: Option<Tag>,
 }
 
 /// The tag of one command: 80 random bits. An answer that was sent before its question cannot carry it, so it cannot be
@@ -105,7 +95,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             said: 0,
             bye: false,
             last_words: Vec::new(),
-            ahead: Ahead::None,
+            ahead: None,
+            unanswered: None,
         }
     }
 
@@ -143,25 +134,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Buffered::new(self.stream, self.responses.into_rest())
     }
 
-    /// Sends a command together with the next one. Its answer matters to nobody, unless it says that the server is broken.
+    /// Sends ID together with the next command.
     pub(super) fn send_ahead(&mut self, command: &[u8]) {
         let tag = Tag::new();
         let line = tag.command(command);
-        self.ahead = Ahead::Waiting(tag, line);
+        self.ahead = Some((tag, line));
     }
 
     /// Writes and flushes all of it.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
-        let both = match std::mem::take(&mut self.ahead) {
-            Ahead::Waiting(tag, first) => {
-                self.ahead = Ahead::Sent(tag);
-                Some(Zeroizing::new([&first, bytes].concat()))
-            }
-            other => {
-                self.ahead = other;
-                None
-            }
-        };
+        let both = self.ahead.take().map(|(tag, first)| {
+            self.unanswered = Some(tag);
+            Zeroizing::new([&first, bytes].concat())
+        });
         let bytes = both.as_ref().map_or(bytes, |both| both);
         let written = async {
             self.stream.write_all(bytes).await?;
@@ -205,31 +190,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.answer(&tag, keep, aside).await
     }
 
-    /// Waits for the answer to a command that was written.
+    /// Waits for the answer to a command that was written, and before it for that to the one that went ahead.
     pub(super) async fn answer(&mut self, tag: &Tag, keep: Keep, aside: &mut Aside) -> Result<Answer, LinkError> {
+        if let Some(ahead) = self.unanswered.take() {
+            id::heard(&self.next_answer(&ahead, Keep::Alerts, aside).await?)?;
+        }
+        self.next_answer(tag, keep, aside).await
+    }
+
+    /// The next answer, which must be to this one.
+    async fn next_answer(&mut self, tag: &Tag, keep: Keep, aside: &mut Aside) -> Result<Answer, LinkError> {
         loop {
             let response = self.next().await?;
-            let read = response::read(&response);
-            if let Ahead::Sent(ahead) = &self.ahead {
-                match read {
-                    Response::Status { tag: Some(answered), text, .. } => {
-                        if !ahead.is(answered) {
-                            // The client would hear the other answer.
-                            return Err(LinkError::protocol("an answer out of turn"));
-                        }
-                        self.ahead = Ahead::None;
-                        is_harmless(text)?;
-                        continue;
-                    }
-                    Response::Continue(_) => return Err(LinkError::protocol("a + for ID")),
-                    Response::Garbage => {}
-                    untagged => {
-                        self.untagged(untagged, &response, Keep::Alerts, aside)?;
-                        continue;
-                    }
-                }
-            }
-            match read {
+            match response::read(&response) {
                 Response::Continue(data) => return Ok(Answer::Continue(Zeroizing::new(data.to_vec()))),
                 Response::Status { tag: Some(answered), status, text } if answered == tag.0.as_bytes() => {
                     return match status {

@@ -4,10 +4,8 @@
 mod attempt;
 mod grid;
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -69,16 +67,13 @@ impl Session {
     /// Lives it; `held` is let go when that is over. A client is logged in within seconds and stays for days: what it takes to log
     /// in is put away before the relay begins, so that a session that is in holds nothing of it.
     pub fn run<H: Send>(self, tcp: TcpStream, entry: Entry, held: H) -> impl Future<Output = ()> + use<H> {
-        let mut coming = Some(Box::pin(self.come_in(tcp, entry)));
-        let mut relaying = None;
-        poll_fn(move |cx| {
-            let _held = &held;
-            if let Some(login) = &mut coming {
-                relaying = ready!(login.as_mut().poll(cx));
-                coming = None;
+        let coming = Box::pin(self.come_in(tcp, entry));
+        async move {
+            let _held = held;
+            if let Some(relaying) = coming.await {
+                relaying.await;
             }
-            relaying.as_mut().map_or(Poll::Ready(()), |relaying| relaying.as_mut().poll(cx))
-        })
+        }
     }
 
     /// What is left of the session's life, or nothing.
