@@ -30,7 +30,7 @@ use crate::outcome::Limit;
 use crate::tally::{MOST_KEYS, Place, Tally};
 
 pub use held::{Held, Who};
-use pace::{Notes, Pace};
+use pace::{Notes, Pace, Whose};
 
 /// Wrong secrets remembered per user and network, so that the same one does not count twice.
 const REMEMBERED: usize = 10;
@@ -47,8 +47,9 @@ const FULL_FOR: Duration = Duration::from_mins(10);
 
 /// A user's name, normalised and hashed.
 type User = [u8; 16];
-/// Whose attempts are counted together: everybody who uses the name, or those in a network where it is known.
-type Claim = (User, Option<IpAddr>);
+/// Whose attempts are counted together: everybody who uses the name (it is the user then), or those in a network where it is
+/// known (it is a hash of both). Every user who logs in has one.
+type Claim = [u8; 16];
 
 /// What users and networks have done of late.
 pub struct Limits {
@@ -132,10 +133,11 @@ impl Limits {
     /// The limit that forbids it.
     pub fn check(&self, login: &Login, client: IpAddr) -> Result<(), Limit> {
         let network = network_of(client);
-        let claim = self.claim(login, network);
+        let (claim, known_at) = self.claim(login, network);
         if !is_in(client, &self.config.exempt) {
-            let is_known = claim.1.is_some();
-            if !is_known && self.network_failures.as_ref().is_some_and(|failures| failures.are_too_many(network)) {
+            if known_at.is_none()
+                && self.network_failures.as_ref().is_some_and(|failures| failures.are_too_many(network))
+            {
                 return Err(Limit::FailuresPerNetwork);
             }
             if self.user_failures.as_ref().is_some_and(|failures| failures.are_too_many(claim)) {
@@ -146,7 +148,7 @@ impl Limits {
         if let Some(logins) = &self.logins
             && !logins.rates.take(claim)
         {
-            logins.note(claim, Some(&login.user));
+            logins.note(claim, Some((&login.user, known_at)));
             return Err(Limit::LoginsPerUser);
         }
         Ok(())
@@ -161,10 +163,11 @@ impl Limits {
         let (network, fingerprint) = (network_of(client), self.fingerprint(login));
         let network_is_held =
             self.network_failures.as_ref().is_some_and(|failures| failures.count(network, fingerprint, None));
+        let (claim, known_at) = self.claim(login, network);
         let user_is_held = self
             .user_failures
             .as_ref()
-            .is_some_and(|failures| failures.count(self.claim(login, network), fingerprint, Some(&login.user)));
+            .is_some_and(|failures| failures.count(claim, fingerprint, Some((&login.user, known_at))));
         [network_is_held.then_some(Limit::FailuresPerNetwork), user_is_held.then_some(Limit::FailuresPerUser)]
     }
 
@@ -176,7 +179,7 @@ impl Limits {
             failures.pace.rates.forgive(network);
         }
         if let Some(failures) = &self.user_failures {
-            failures.pace.rates.forgive((user, Some(network)));
+            failures.pace.rates.forgive(self.claim_at(user, network));
         }
         // A newcomer that cannot be remembered is merely not known.
         if self.known.contains_key(&user) || self.known.len() < MOST_KEYS {
@@ -199,7 +202,7 @@ impl Limits {
         let name = login.authzid.as_ref().unwrap_or(&login.user);
         let user = self.hashed(name);
         self.sessions.enter(user, self.config.sessions_per_user).map(UserPermit).ok_or_else(|| {
-            self.full.add((user, None), Some(name), Instant::now() + FULL_FOR, 0);
+            self.full.add(user, Some((name, None)), Instant::now() + FULL_FOR, 0);
             Limit::SessionsPerUser
         })
     }
@@ -239,17 +242,28 @@ impl Limits {
         self.known.shrink_to_fit();
     }
 
-    fn claim(&self, login: &Login, network: IpAddr) -> Claim {
+    /// The claim, and the network if it is for that one only.
+    fn claim(&self, login: &Login, network: IpAddr) -> (Claim, Option<IpAddr>) {
         let user = self.hashed(&login.user);
         let is_known = self.known.get(&user).is_some_and(|networks| {
             networks.iter().any(|(known, since)| *known == network && since.elapsed() < KNOWN_FOR)
         });
-        (user, is_known.then_some(network))
+        if is_known { (self.claim_at(user, network), Some(network)) } else { (user, None) }
+    }
+
+    fn claim_at(&self, user: User, network: IpAddr) -> Claim {
+        let mut context = hmac::Context::with_key(&self.key);
+        // As long for every user; what follows is told apart by its length.
+        context.update(&user);
+        match network {
+            IpAddr::V4(v4) => context.update(&v4.octets()),
+            IpAddr::V6(v6) => context.update(&v6.octets()),
+        }
+        beginning(&context.sign())
     }
 
     fn hashed(&self, user: &UserName) -> User {
-        let tag = hmac::sign(&self.key, &user.normalised());
-        tag.as_ref().first_chunk().copied().unwrap_or_default()
+        beginning(&hmac::sign(&self.key, &user.normalised()))
     }
 
     fn fingerprint(&self, login: &Login) -> u64 {
@@ -258,8 +272,7 @@ impl Limits {
         // Neither a name nor a secret can hold a NUL.
         context.update(&[0]);
         context.update(login.credentials.proof());
-        let tag = context.sign();
-        u64::from_be_bytes(tag.as_ref().first_chunk().copied().unwrap_or_default())
+        u64::from_be_bytes(beginning(&context.sign()))
     }
 }
 
@@ -272,14 +285,14 @@ impl<K: Copy + Eq + Hash> Failures<K> {
         !self.pace.rates.has_one(key)
     }
 
-    /// True: there are too many now, and were not before. `name` is the user's, where the key is one.
-    fn count(&self, key: K, fingerprint: u64, name: Option<&UserName>) -> bool {
+    /// True: there are too many now, and were not before.
+    fn count(&self, key: K, fingerprint: u64, whose: Whose<'_>) -> bool {
         if !self.is_new(key, fingerprint) {
             return false;
         }
         let were_too_many = self.are_too_many(key);
         self.pace.rates.charge(key);
-        self.pace.note(key, name);
+        self.pace.note(key, whose);
         !were_too_many && self.are_too_many(key)
     }
 
@@ -310,6 +323,11 @@ impl<K: Copy + Eq + Hash> Failures<K> {
         self.pasts.retain(|_, past| past.touched.elapsed() < REMEMBERED_FOR);
         self.pasts.shrink_to_fit();
     }
+}
+
+/// A tag of HMAC-SHA-256, cut; there are 32 bytes.
+fn beginning<const N: usize>(tag: &hmac::Tag) -> [u8; N] {
+    tag.as_ref().first_chunk().copied().unwrap_or([0; N])
 }
 
 fn pace(rate: Option<config::Rate>) -> Option<Arc<Pace<Claim>>> {

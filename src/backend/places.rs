@@ -13,7 +13,7 @@ use crate::imap::UserName;
 use crate::outcome::Limit;
 
 /// A user's name at the backend, normalised.
-type Name = Box<[u8]>;
+type Name = Arc<[u8]>;
 
 /// The places of one backend.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ struct Users {
 #[derive(Debug, Default)]
 pub struct Place {
     all: Option<Seat>,
-    user: Option<OfUser>,
+    /// Boxed: users are seldom counted, and every session has a place.
+    user: Option<Box<OfUser>>,
 }
 
 #[derive(Debug)]
@@ -120,7 +121,7 @@ impl Places {
         if of_user.seat.is_none() {
             return Err(Limit::MaxLinksPerUser);
         }
-        Ok(Place { all: None, user: Some(of_user) })
+        Ok(Place { all: None, user: Some(Box::new(of_user)) })
     }
 
     /// Makes it one among the backend's too, as soon as one is free.

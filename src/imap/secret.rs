@@ -2,6 +2,7 @@
 //! on can carry a line break into another protocol (command smuggling) or a password into a log.
 
 use std::fmt;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -10,7 +11,7 @@ pub struct Secret(Zeroizing<Vec<u8>>);
 
 /// A user name as the client typed it. It never holds CR, LF or NUL, is never empty, and prints escaped.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct UserName(Box<[u8]>);
+pub struct UserName(Arc<[u8]>);
 
 /// The bytes cannot be a user name or secret: they hold CR, LF or NUL (or a name is empty).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +48,7 @@ impl UserName {
     ///
     /// # Errors
     /// [`ForbiddenByte`] when they hold CR, LF or NUL, or are empty.
-    pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<Self, ForbiddenByte> {
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Result<Self, ForbiddenByte> {
         let bytes = bytes.into();
         if !bytes.is_empty() && is_clean(&bytes) { Ok(Self(bytes)) } else { Err(ForbiddenByte) }
     }
@@ -79,8 +80,10 @@ impl UserName {
     }
 
     /// The form under which users are counted and looked up: ASCII letters in lower case, everything else as typed.
-    pub fn normalised(&self) -> Box<[u8]> {
-        self.0.to_ascii_lowercase().into()
+    pub fn normalised(&self) -> Arc<[u8]> {
+        // Most names are typed like that, and a session's is kept in many places.
+        let is_normal = !self.0.iter().any(u8::is_ascii_uppercase);
+        if is_normal { Arc::clone(&self.0) } else { self.0.to_ascii_lowercase().into() }
     }
 
     /// What stands before the last `@`; all of it when there is none.

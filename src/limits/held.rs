@@ -37,9 +37,9 @@ pub enum Who<'a> {
     User {
         /// Its name as it is counted, perhaps cut; `None` when there was no room to write it down.
         name: Option<&'a [u8]>,
-        /// What tells users apart who have no name.
+        /// What tells those apart who have no name.
         hash: [u8; 16],
-        /// In this network, where it is known; `None`: everywhere else.
+        /// In this network, where it is known; `None`: everywhere else, or there was no room to write that down.
         at: Option<IpAddr>,
     },
 }
@@ -67,10 +67,10 @@ impl Limits {
         let most = self.config.sessions_per_user;
         self.sessions.each(|key, count| {
             if most > 0 && count >= most {
-                self.full.with((*key, None), |note| {
+                self.full.with(*key, |note| {
                     // Whoever has not wanted more is not held back.
                     if note.is_some() {
-                        visit(held::<Claim>(Limit::SessionsPerUser, user((*key, None), note), None, note));
+                        visit(held::<Claim>(Limit::SessionsPerUser, user(*key, note), None, note));
                     }
                 });
             }
@@ -89,9 +89,9 @@ impl Limits {
     /// Forgets the failures of a user, and how often it has tried, wherever it is known; says how often it was held back.
     pub fn pardon_user(&self, user: &UserName) -> usize {
         let user = self.hashed(user);
-        let mut claims = vec![(user, None)];
+        let mut claims = vec![user];
         if let Some(networks) = self.known.get(&user) {
-            claims.extend(networks.iter().map(|(network, _)| (user, Some(*network))));
+            claims.extend(networks.iter().map(|(network, _)| self.claim_at(user, *network)));
         }
         let pardon = |pace: &Pace<Claim>| claims.iter().filter(|claim| pace.pardon(**claim)).count();
         let failures = self.user_failures.as_ref().map_or(0, |failures| pardon(&failures.pace));
@@ -105,6 +105,6 @@ fn held<'a, K>(limit: Limit, who: Who<'a>, empty: Option<&Empty<K>>, note: Optio
     Held { limit, who, failures, since: note.map(|note| note.since), until: empty.map(|empty| empty.until) }
 }
 
-fn user((hash, at): Claim, note: Option<&Note>) -> Who<'_> {
-    Who::User { name: note.and_then(|note| note.name.as_deref()), hash, at }
+fn user(hash: Claim, note: Option<&Note>) -> Who<'_> {
+    Who::User { name: note.and_then(|note| note.name.as_deref()), hash, at: note.and_then(|note| note.at) }
 }

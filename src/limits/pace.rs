@@ -2,6 +2,8 @@
 //! or is refused, never for a login that goes well, and their number is bounded. Not here: which limits there are.
 
 use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -29,7 +31,9 @@ pub(super) struct Notes<K: Copy + Eq + Hash>(DashMap<K, Note>);
 #[derive(Debug, Clone)]
 pub(super) struct Note {
     /// The name as it is counted, where the key is a user's.
-    pub(super) name: Option<Box<[u8]>>,
+    pub(super) name: Option<Arc<[u8]>>,
+    /// The network where that user is known; `None`: all others.
+    pub(super) at: Option<IpAddr>,
     /// Since when it has been held back, with pauses in which one more was let through.
     pub(super) since: Instant,
     /// How often it has failed.
@@ -38,16 +42,19 @@ pub(super) struct Note {
     lapses: Instant,
 }
 
+/// Whose a key is, where it is a user's: the name, and the network where that user is known.
+pub(super) type Whose<'a> = Option<(&'a UserName, Option<IpAddr>)>;
+
 impl<K: Copy + Eq + Hash> Pace<K> {
     pub(super) fn new(rate: config::Rate) -> Option<Self> {
         Some(Self { rates: Rates::new(rate.every, rate.burst)?, notes: Notes::default() })
     }
 
     /// To be called behind what may have used up what this key has: if so, that is written down.
-    pub(super) fn note(&self, key: K, name: Option<&UserName>) {
+    pub(super) fn note(&self, key: K, whose: Whose<'_>) {
         if let Some(empty) = self.rates.empty(key) {
             // One is let through at that moment. Whoever is refused again by when the next one would be was never at peace.
-            self.notes.add(key, name, empty.until + self.rates.every(), empty.taken);
+            self.notes.add(key, whose, empty.until + self.rates.every(), empty.taken);
         }
     }
 
@@ -85,7 +92,7 @@ impl<K: Copy + Eq + Hash> Default for Notes<K> {
 
 impl<K: Copy + Eq + Hash> Notes<K> {
     /// Writes down that this one has been refused, or has failed; `count` is how often, if it is the first time.
-    pub(super) fn add(&self, key: K, name: Option<&UserName>, lapses: Instant, count: u32) {
+    pub(super) fn add(&self, key: K, whose: Whose<'_>, lapses: Instant, count: u32) {
         let is_full = self.0.len() >= MOST_NOTES;
         let now = Instant::now();
         match self.0.entry(key) {
@@ -96,11 +103,11 @@ impl<K: Copy + Eq + Hash> Notes<K> {
             }
             Entry::Vacant(_) if is_full => {}
             entry => {
-                let name = name.map(|name| {
+                let name = whose.map(|(name, _)| {
                     let name = name.normalised();
-                    name.get(..LONGEST_NAME).map_or_else(|| name.clone(), Box::from)
+                    name.get(..LONGEST_NAME).map_or_else(|| Arc::clone(&name), Arc::from)
                 });
-                entry.insert(Note { name, since: now, count, lapses });
+                entry.insert(Note { name, at: whose.and_then(|(_, at)| at), since: now, count, lapses });
             }
         }
     }
@@ -184,7 +191,7 @@ mod tests {
         let pace = pace(1);
         let long = UserName::new(vec![b'N'; 5000]).expect("a name");
         pace.rates.charge(0);
-        pace.note(0, Some(&long));
+        pace.note(0, Some((&long, None)));
         let kept = |key| pace.notes.with(key, |note| note.and_then(|note| note.name.as_ref().map(|name| name.len())));
         assert_eq!(kept(0), Some(LONGEST_NAME));
         for key in 1..=u32::try_from(MOST_NOTES).expect("fits") {

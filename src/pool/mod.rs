@@ -92,7 +92,7 @@ struct Visit {
 struct Label {
     credentials: Fingerprint,
     client: Option<IpAddr>,
-    mailbox: Box<[u8]>,
+    mailbox: Arc<[u8]>,
 }
 
 /// Counts a link as waiting.

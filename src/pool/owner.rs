@@ -16,7 +16,7 @@ use crate::imap::{Credentials, Login, UserName};
 pub(super) struct Account {
     pub(super) backend: Arc<Backend>,
     /// By the backend's name, normalised: however it is spelled, a new password ends what was made with the old one.
-    user: Box<[u8]>,
+    user: Arc<[u8]>,
 }
 
 impl PartialEq for Account {
@@ -43,7 +43,7 @@ pub struct Owner {
     /// Where the client is, if the backend was told so and may have judged by it.
     pub(super) client: Option<IpAddr>,
     /// The mailbox's user by the client's name, normalised: operators know it by that.
-    pub(super) mailbox: Box<[u8]>,
+    pub(super) mailbox: Arc<[u8]>,
     pub(super) credentials: Fingerprint,
 }
 

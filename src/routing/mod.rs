@@ -74,7 +74,7 @@ pub struct Router {
     hosts: Vec<Arc<Hosts>>,
     /// Users that were moved by hand, by normalised name; and where to, by name, since backends come and go. The same for all
     /// routers of a server.
-    moved: Arc<DashMap<Box<[u8]>, String>>,
+    moved: Arc<DashMap<Arc<[u8]>, String>>,
 }
 
 impl Asker<'_> {
@@ -336,7 +336,7 @@ impl Router {
     }
 
     /// The users who were sent somewhere by hand, normalised. There may be many.
-    pub fn all_moved(&self) -> Vec<Box<[u8]>> {
+    pub fn all_moved(&self) -> Vec<Arc<[u8]>> {
         self.moved.iter().map(|entry| entry.key().clone()).collect()
     }
 

@@ -33,7 +33,7 @@ const SHORTEST_STEP: Duration = Duration::from_millis(50);
 const LONGEST_STEP: Duration = Duration::from_secs(1);
 
 /// A user's name, normalised.
-type Name = Box<[u8]>;
+type Name = Arc<[u8]>;
 
 /// All users with sessions, logins or holds.
 #[derive(Debug, Default)]
@@ -50,8 +50,8 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct User {
     places: Vec<Arc<Place>>,
-    /// There while logins are held back; dropping it lets them in.
-    hold: Option<Held>,
+    /// There while logins are held back; dropping it lets them in. Boxed: seldom anybody's are.
+    hold: Option<Box<Held>>,
 }
 
 #[derive(Debug)]
@@ -76,6 +76,10 @@ impl Sessions {
                 let mut entry = self.users.entry(user.clone()).or_default();
                 let Some(hold) = entry.hold.as_ref().filter(|hold| hold.until > Instant::now()) else {
                     let place = self.roll.enter(|number| Place::new(number, user.clone(), &arrival));
+                    if entry.places.is_empty() {
+                        // Many users have one and no more.
+                        entry.places.reserve_exact(1);
+                    }
                     entry.places.push(Arc::clone(&place));
                     return Ticket { sessions: Arc::clone(self), place };
                 };
@@ -92,7 +96,7 @@ impl Sessions {
         let held = Held { until: Instant::now() + most, released: watch::channel(()).0 };
         let user = user.normalised();
         let mut entry = self.users.entry(user.clone()).or_default();
-        entry.hold = Some(held);
+        entry.hold = Some(Box::new(held));
         self.names_held().insert(user);
     }
 

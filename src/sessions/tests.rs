@@ -228,7 +228,7 @@ async fn all_that_is_given_must_match() {
     let filter = Filter { backend: some("blue"), ..Filter::of_user(ann()) };
     let dismissed = sessions.dismiss(&filter, Ending::Kicked).await;
     assert_eq!((dismissed.met, dismissed.told), (1, 1));
-    assert!(dismissed.users.iter().eq([&Box::from(*b"ann")]));
+    assert!(dismissed.users.iter().eq([&Arc::from(*b"ann")]));
     assert_eq!([&one, &two, &three, &four].map(Ticket::is_told), [true, false, false, false]);
     let again = sessions.dismiss(&filter, Ending::Kicked).await;
     assert_eq!((again.met, again.told), (1, 0));

@@ -42,7 +42,7 @@ pub struct Rank {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenUser {
     /// The name, normalised.
-    pub name: Box<[u8]>,
+    pub name: Name,
     /// How many sessions there are, and logins under way.
     pub sessions: usize,
     /// What these have moved so far.

@@ -85,7 +85,7 @@ pub struct Dismissed {
     /// How many heard it for the first time.
     pub told: usize,
     /// Whose they are, normalised.
-    pub users: HashSet<Box<[u8]>>,
+    pub users: HashSet<Name>,
 }
 
 impl Filter {
