@@ -12,8 +12,8 @@ pub struct Notice(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Not heard yet.
-    leave: Option<Leave>,
+    /// Not heard yet. Boxed: most never are told.
+    leave: Option<Box<Leave>>,
     is_told: bool,
     is_over: bool,
     listener: Option<Waker>,
@@ -35,7 +35,7 @@ impl Notice {
         if state.is_told {
             return false;
         }
-        (state.is_told, state.leave) = (true, Some(leave));
+        (state.is_told, state.leave) = (true, Some(Box::new(leave)));
         wake(state);
         true
     }
@@ -61,7 +61,7 @@ impl Notice {
         if !state.listener.as_ref().is_some_and(|listener| listener.will_wake(cx.waker())) {
             state.listener = Some(cx.waker().clone());
         }
-        state.leave.take().map(Told::Leave)
+        state.leave.take().map(|leave| Told::Leave(*leave))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -22,10 +22,10 @@ pub struct Record {
     pub session: Arc<str>,
     /// The listener's name.
     pub listener: Arc<str>,
-    /// Who connected: the client, or a balancer.
-    pub peer: SocketAddr,
-    /// The client; the peer until a PROXY header or a trusted ID says otherwise.
-    pub client: SocketAddr,
+    /// The client; whoever connected until a PROXY header or a trusted ID says otherwise.
+    client: SocketAddr,
+    /// Who connected, if that is not the client.
+    balancer: Option<Box<SocketAddr>>,
     /// TLS version and cipher.
     pub tls: Option<(&'static str, &'static str)>,
     /// As whom the client logged in.
@@ -34,8 +34,8 @@ pub struct Record {
     pub mechanism: Option<Mechanism>,
     /// Where it was sent.
     pub backend: Option<Arc<Backend>>,
-    /// How long the login took that succeeded.
-    pub login_took: Option<Duration>,
+    /// How long the login took that succeeded; none takes weeks.
+    login_ms: Option<u32>,
     /// Bytes relayed to the backend.
     pub to_backend: u64,
     /// Bytes relayed to the client.
@@ -51,18 +51,26 @@ impl Record {
         Self {
             session,
             listener,
-            peer,
             client: peer,
+            balancer: None,
             tls: None,
             user: None,
             mechanism: None,
             backend: None,
-            login_took: None,
+            login_ms: None,
             to_backend: 0,
             to_client: 0,
             started: Instant::now(),
             ending: Ending::Internal,
             metrics,
+        }
+    }
+
+    /// Whoever connected says that the client is this one.
+    pub fn speaks_for(&mut self, client: SocketAddr) {
+        if client != self.client {
+            self.balancer.get_or_insert_with(|| Box::new(self.client));
+            self.client = client;
         }
     }
 
@@ -78,7 +86,7 @@ impl Record {
         self.user = Some(login.user.clone());
         self.mechanism = Some(login.mechanism);
         self.backend = Some(Arc::clone(&route.backend));
-        self.login_took = Some(took);
+        self.login_ms = u32::try_from(took.as_millis()).ok();
     }
 
     /// A login was refused. The line begins with what programs that ban addresses look for; `detail` is for operators
@@ -127,14 +135,14 @@ impl Record {
                     $level,
                     session = %self.session,
                     listener = %self.listener,
-                    peer = %self.peer,
+                    peer = %self.balancer.as_deref().unwrap_or(&self.client),
                     client = %self.client,
                     tls = self.tls.map(|(version, _)| field::display(version)),
                     cipher = self.tls.map(|(_, cipher)| field::display(cipher)),
                     user = self.user.as_ref().map(ToString::to_string),
                     mechanism = self.mechanism.map(|mechanism| field::display(mechanism.as_str())),
                     backend = self.backend.as_ref().map(|backend| field::display(&backend.config.name)),
-                    login_ms = self.login_took.map(milliseconds),
+                    login_ms = self.login_ms,
                     duration_ms = milliseconds(lasted),
                     to_backend = self.to_backend,
                     to_client = self.to_client,

@@ -114,7 +114,7 @@ fn route(metrics: &Metrics) -> Route {
 
 fn whole_session(metrics: &Arc<Metrics>) {
     let mut record = record(metrics);
-    record.client = "203.0.113.9:5000".parse().expect("an address");
+    record.speaks_for("203.0.113.9:5000".parse().expect("an address"));
     record.tls = Some(("1.3", "TLS13_AES_256_GCM_SHA384"));
     record.logged_in(&login(b"ann@example.org"), &route(metrics), Duration::from_millis(42));
     record.to_backend = 100;

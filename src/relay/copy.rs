@@ -18,23 +18,26 @@ const TURN: usize = 1024 * 1024;
 pub(super) struct Half {
     stage: Stage,
     found: Option<Found>,
-    /// Read, but not taken by the writer; freed as soon as it is, so that an idle session owns no buffer.
-    held: Option<Box<Held>>,
     moved: u64,
     unflushed: bool,
-    stalled: Option<Instant>,
     /// The reader's end is not passed on yet.
     withholds_end: bool,
-    /// Read, but not let through by who hears it.
-    withheld: Option<Box<[u8]>>,
     turnstile: Turnstile,
+    /// There while something waits: an idle session owns no buffer, and no room for one.
+    delayed: Option<Box<Delayed>>,
 }
 
-#[derive(Debug)]
-struct Held {
-    bytes: Vec<u8>,
-    /// How much of them the writer has taken after all.
+/// What waits in a half.
+#[derive(Debug, Default)]
+struct Delayed {
+    /// Read, but not taken by the writer.
+    held: Vec<u8>,
+    /// How much of that it has taken after all.
     sent: usize,
+    /// Since when the writer takes nothing.
+    stalled: Option<Instant>,
+    /// Read, but not let through by who hears it.
+    withheld: Box<[u8]>,
 }
 
 /// Whether more is read.
@@ -102,11 +105,13 @@ impl Half {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        if matches!(self.stage, Stage::Open | Stage::Closing)
-            && ready!(self.poll_move(cx, reader, writer, scratch, hear)).is_err()
-        {
-            self.found.get_or_insert(Found::WriteFailed);
-            self.lose_writer();
+        if matches!(self.stage, Stage::Open | Stage::Closing) {
+            let moved = self.poll_move(cx, reader, writer, scratch, hear);
+            self.delayed.take_if(|delayed| delayed.is_nothing());
+            if ready!(moved).is_err() {
+                self.found.get_or_insert(Found::WriteFailed);
+                self.lose_writer();
+            }
         }
         if self.stage == Stage::Discarding {
             ready!(poll_discard(cx, reader, scratch));
@@ -127,12 +132,12 @@ impl Half {
 
     /// Since when something waits for a writer that takes nothing.
     pub(super) fn stalled(&self) -> Option<Instant> {
-        self.stalled
+        self.delayed.as_ref().and_then(|delayed| delayed.stalled)
     }
 
     /// The writer has taken everything that was read, and can be given more.
     pub(super) fn is_clear(&self) -> bool {
-        self.stage == Stage::Open && self.held.is_none()
+        self.stage == Stage::Open && !self.is_held_up()
     }
 
     /// Nothing will be written any more.
@@ -147,7 +152,7 @@ impl Half {
 
     /// The writer has everything but the end, which is withheld.
     pub(super) fn awaits_end(&self) -> bool {
-        self.withholds_end && self.stage == Stage::Closing && self.held.is_none()
+        self.withholds_end && self.stage == Stage::Closing && !self.is_held_up()
     }
 
     /// Lets the end be passed on; false: that is no news.
@@ -162,7 +167,7 @@ impl Half {
 
     /// Something waits for the writer.
     pub(super) fn is_held_up(&self) -> bool {
-        self.held.is_some()
+        self.delayed.as_ref().is_some_and(|delayed| !delayed.held.is_empty())
     }
 
     /// Gives the writer these words and then the end, instead of what its reader may still have.
@@ -175,13 +180,17 @@ impl Half {
     /// The memory it owns.
     #[cfg(test)]
     pub(super) fn owned(&self) -> usize {
-        self.held.as_ref().map_or(0, |held| size_of::<Held>() + held.bytes.capacity())
+        self.delayed
+            .as_ref()
+            .map_or(0, |delayed| size_of::<Delayed>() + delayed.held.capacity() + delayed.withheld.len())
     }
 
     /// The writer is gone, as was seen here or elsewhere. False: that is no news.
     pub(super) fn lose_writer(&mut self) -> bool {
-        self.held = None;
-        self.stalled = None;
+        if let Some(delayed) = &mut self.delayed {
+            delayed.hold(&[]);
+            delayed.stalled = None;
+        }
         let next = match self.stage {
             Stage::Open => Stage::Discarding,
             Stage::Closing => Stage::Done,
@@ -193,7 +202,7 @@ impl Half {
     /// Tells the writer's peer that nothing more comes (TLS: `close_notify`), as far as that goes without waiting; not
     /// in the middle of something.
     pub(super) fn part<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) {
-        if matches!(self.stage, Stage::Open | Stage::Closing) && self.held.is_none() {
+        if matches!(self.stage, Stage::Open | Stage::Closing) && !self.is_held_up() {
             // Whatever comes of it, the stream is dropped next.
             let _ = Pin::new(writer).poll_shutdown(cx);
         }
@@ -226,7 +235,7 @@ impl Half {
                     turn = turn.saturating_sub(n);
                     let Heard { passed, stop } = hear(&scratch[..n]);
                     let (through, rest) = scratch[..n].split_at(passed.min(n));
-                    self.withheld = (!rest.is_empty()).then(|| rest.into());
+                    self.withhold(rest);
                     self.turnstile = if stop { Turnstile::Stopped } else { Turnstile::Free };
                     self.write_through(cx, writer, through)?;
                 }
@@ -252,7 +261,7 @@ impl Half {
         if self.turnstile == Turnstile::Stopped {
             return Poll::Pending;
         }
-        let withheld = self.withheld.as_deref().unwrap_or_default();
+        let withheld = self.delayed.as_ref().map_or(&[][..], |delayed| &delayed.withheld);
         let start = withheld.len().min(scratch.len());
         scratch[..start].copy_from_slice(&withheld[..start]);
         if self.turnstile == Turnstile::Released && start > 0 {
@@ -285,13 +294,15 @@ impl Half {
 
     /// Ready: the writer has everything, and no flush that was begun is unfinished.
     fn poll_clear<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<io::Result<()>> {
-        while let Some(held) = &mut self.held {
-            let wrote = poll_write(cx, writer, &held.bytes[held.sent..]);
+        while let Some(delayed) = self.delayed.as_ref().filter(|delayed| !delayed.held.is_empty()) {
+            let wrote = poll_write(cx, writer, &delayed.held[delayed.sent..]);
             let n = ready!(self.stall_unless_ready(wrote))?;
             self.count(n);
-            self.held = self.held.take().and_then(|held| held.less(n));
+            if let Some(delayed) = &mut self.delayed {
+                delayed.sent(n);
+            }
         }
-        if self.stalled.is_some() { self.poll_flush(cx, writer) } else { Poll::Ready(Ok(())) }
+        if self.stalled().is_some() { self.poll_flush(cx, writer) } else { Poll::Ready(Ok(())) }
     }
 
     /// Writes what the writer takes at once and holds the rest.
@@ -323,7 +334,13 @@ impl Half {
     }
 
     fn hold(&mut self, bytes: &[u8]) {
-        self.held = (!bytes.is_empty()).then(|| Box::new(Held { bytes: bytes.to_vec(), sent: 0 }));
+        self.delayed.get_or_insert_default().hold(bytes);
+    }
+
+    fn withhold(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() || self.delayed.is_some() {
+            self.delayed.get_or_insert_default().withheld = bytes.into();
+        }
     }
 
     fn count(&mut self, n: usize) {
@@ -334,9 +351,11 @@ impl Half {
     /// Notes whether the writer makes us wait.
     fn stall_unless_ready<T>(&mut self, poll: Poll<T>) -> Poll<T> {
         if poll.is_ready() {
-            self.stalled = None;
+            if let Some(delayed) = &mut self.delayed {
+                delayed.stalled = None;
+            }
         } else {
-            self.stalled.get_or_insert_with(Instant::now);
+            self.delayed.get_or_insert_default().stalled.get_or_insert_with(Instant::now);
         }
         poll
     }
@@ -347,11 +366,21 @@ impl Half {
     }
 }
 
-impl Held {
-    /// Without so many bytes more; nothing is left when that was all.
-    fn less(mut self: Box<Self>, n: usize) -> Option<Box<Self>> {
+impl Delayed {
+    /// The writer has taken so many more of the bytes that are held.
+    fn sent(&mut self, n: usize) {
         self.sent += n;
-        (self.sent < self.bytes.len()).then_some(self)
+        if self.sent >= self.held.len() {
+            self.hold(&[]);
+        }
+    }
+
+    fn hold(&mut self, bytes: &[u8]) {
+        (self.held, self.sent) = (bytes.to_vec(), 0);
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.held.is_empty() && self.stalled.is_none() && self.withheld.is_empty()
     }
 }
 

@@ -107,8 +107,7 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
     F: Fn() -> Duration,
 {
-    let Terms { idle, spread, keep, pulse, tap } = terms;
-    let mut pair = Pair::new(client, backend, idle, keep, pulse, tap);
+    let mut pair = Pair::new(client, backend, terms);
     async move {
         let mut alarm = pin!(sleep_until(pair.deadline().0));
         let report = poll_fn(|cx| {
@@ -120,7 +119,7 @@ where
                 }
                 Some(Told::Stop) => return Poll::Ready(pair.stop(cx)),
             }
-            if let Poll::Ready(ending) = pair.poll(cx, &spread) {
+            if let Poll::Ready(ending) = pair.poll(cx) {
                 return Poll::Ready(pair.part(cx, ending));
             }
             poll_deadline(cx, alarm.as_mut(), &pair).map(|ending| pair.part(cx, ending))
@@ -132,23 +131,23 @@ where
 
 /// Both streams and both directions between them.
 #[derive(Debug)]
-struct Pair<C, B> {
+struct Pair<C, B, F> {
     client: C,
     backend: B,
     to_backend: Half,
     to_client: Half,
     idle: Duration,
-    /// The last time that a byte was taken by either side, or that a side ended.
-    progress: Instant,
     /// The first thing that happened to either side.
     ending: Option<Ending>,
     /// Hears what is read, not what is taken: each byte in one piece, before the other side can answer it.
     follower: Follower,
     /// Boxed: most never are.
     leaving: Option<Box<Leaving>>,
-    /// The backend has died; until then the client is not told.
-    bereft: Option<Instant>,
+    /// The backend has died; until then the client is not told. Boxed: few ever do.
+    bereft: Option<Box<Instant>>,
+    spread: F,
     keeping: Keeping,
+    /// Beats when a byte was taken by either side, or a side has ended.
     pulse: Arc<Pulse>,
     tap: Tap,
 }
@@ -174,12 +173,15 @@ struct Leaving {
     said: bool,
 }
 
-impl<C, B> Pair<C, B>
+impl<C, B, F> Pair<C, B, F>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+    F: Fn() -> Duration,
 {
-    fn new(client: C, backend: B, idle: Duration, keep: bool, pulse: Arc<Pulse>, tap: Tap) -> Self {
+    fn new(client: C, backend: B, terms: Terms<F>) -> Self {
+        let Terms { idle, spread, keep, pulse, tap } = terms;
+        pulse.beat(Instant::now(), Bytes::default(), false);
         let mut follower = if keep { Follower::tracking() } else { Follower::default() };
         follower.transcribe(tap.is_wanted());
         Self {
@@ -190,17 +192,17 @@ where
             to_backend: if keep { Half::withholding_end() } else { Half::default() },
             to_client: Half::withholding_end(),
             idle,
-            progress: Instant::now(),
             ending: None,
             follower,
             leaving: None,
             bereft: None,
+            spread,
             keeping: if keep { Keeping::Hoped } else { Keeping::Off },
         }
     }
 
     /// Ready: both directions have ended, or the leave is taken.
-    fn poll(&mut self, cx: &mut Context<'_>, spread: impl Fn() -> Duration) -> Poll<Ending> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         let mut scratch = WORKER_SCRATCH.take();
         if scratch.is_empty() {
             scratch = vec![0; SCRATCH];
@@ -223,15 +225,14 @@ where
                 Heard { passed: bytes.len(), stop: false }
             };
             let to_client = self.to_client.poll(cx, &mut self.backend, &mut self.client, &mut scratch, hear);
-            if !self.learn() && !self.mourn(&spread) && !self.settle() && !self.take_leave() {
+            if !self.learn() && !self.mourn() && !self.settle() && !self.take_leave() {
                 break to_backend.is_ready() && to_client.is_ready();
             }
         };
         WORKER_SCRATCH.set(scratch);
         if (self.to_backend.moved(), self.to_client.moved(), self.ending) != before {
-            self.progress = Instant::now();
             let moved = Bytes { to_backend: self.to_backend.moved(), to_client: self.to_client.moved() };
-            self.pulse.beat(self.progress, moved, self.follower.idles());
+            self.pulse.beat(Instant::now(), moved, self.follower.idles());
         }
         match (self.ending, self.leaving.as_deref()) {
             (Some(ending), _) if done || self.is_settled() => Poll::Ready(ending),
@@ -241,7 +242,7 @@ where
     }
 
     /// Passes the backend's end on, at once where it was to be expected. True: the halves should be polled once more.
-    fn mourn(&mut self, spread: impl Fn() -> Duration) -> bool {
+    fn mourn(&mut self) -> bool {
         if self.to_client.found().is_none() {
             return false;
         }
@@ -249,10 +250,10 @@ where
         if !died || self.follower.logged_out() || self.to_backend.found() == Some(Found::End) {
             return self.to_client.pass_end();
         }
-        if self.bereft.is_none() {
-            self.bereft = Some(Instant::now() + spread());
-        }
-        self.bereft <= Some(Instant::now()) && self.to_client.pass_end()
+        let now = Instant::now();
+        let spread = &self.spread;
+        let until = self.bereft.get_or_insert_with(|| Box::new(now + spread()));
+        **until <= now && self.to_client.pass_end()
     }
 
     /// Where the link is to be kept: once the client has gone or wants to, decides whether it can be. True: the halves should
@@ -359,7 +360,7 @@ where
 
     /// Leaves now: says BYE if this happens to be a moment for it and the client takes it at once.
     fn stop(&mut self, cx: &mut Context<'_>) -> Report {
-        let leaving = Leaving { ending: Ending::Stopping, until: self.progress, gently: false, said: false };
+        let leaving = Leaving { ending: Ending::Stopping, until: self.pulse.last(), gently: false, said: false };
         self.leaving.get_or_insert_with(|| Box::new(leaving)).gently = false;
         if self.take_leave() {
             // Whether the client took it is its own affair.
@@ -391,20 +392,21 @@ where
 
     /// The next moment at which patience ends, and what the session has then come to.
     fn deadline(&self) -> (Instant, Ending) {
+        let progress = self.pulse.last();
         let quiet = match self.ending {
             // Its LOGOUT is held back until a command is answered, which the backend has no reason to hurry.
-            None if self.follower.logout() => (after(self.progress, HALF_CLOSED), Ending::ClientLogout),
-            None => (after(self.progress, self.idle), Ending::IdleTimeout),
-            Some(ending) => (after(self.progress, HALF_CLOSED), ending),
+            None if self.follower.logout() => (after(progress, HALF_CLOSED), Ending::ClientLogout),
+            None => (after(progress, self.idle), Ending::IdleTimeout),
+            Some(ending) => (after(progress, HALF_CLOSED), ending),
         };
         let quiet = match self.leaving.as_deref() {
             Some(leaving) if leaving.gently && self.follower.doubts() => {
-                (leaving.until.min(self.progress + QUIET), self.ending.unwrap_or(leaving.ending))
+                (leaving.until.min(progress + QUIET), self.ending.unwrap_or(leaving.ending))
             }
             Some(leaving) if leaving.until < quiet.0 => (leaving.until, self.ending.unwrap_or(leaving.ending)),
             _ => quiet,
         };
-        let quiet = match self.bereft.zip(self.ending) {
+        let quiet = match self.bereft.as_deref().copied().zip(self.ending) {
             Some((until, ending)) if self.to_client.awaits_end() && until < quiet.0 => (until, ending),
             _ => quiet,
         };
@@ -432,10 +434,11 @@ where
 
 /// One timer for all bounds. It is set forward when a bound comes nearer, and put off only when it has fired: progress
 /// costs no timer.
-fn poll_deadline<C, B>(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, pair: &Pair<C, B>) -> Poll<Ending>
+fn poll_deadline<C, B, F>(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, pair: &Pair<C, B, F>) -> Poll<Ending>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+    F: Fn() -> Duration,
 {
     let (at, ending) = pair.deadline();
     if at < timer.deadline() {

@@ -223,9 +223,9 @@ async fn accept(
         let Ok(local) = tcp.local_addr() else { return };
         let origin = Origin::new(peer, local);
         let (phase, alive) = (phase.clone(), alive.clone());
-        workers
-            .seat(&worker)
-            .take(tcp, move |tcp, seat| Session::new(state, door, origin, phase).run(tcp, entry, (seat, alive)));
+        workers.seat(&worker).take(&worker, tcp, move |tcp, seat| {
+            Session::new(state, door, origin, phase).run(tcp, entry, (seat, alive))
+        });
     };
     let mut closed = fronts.clone();
     tokio::select! {

@@ -36,11 +36,7 @@ pub(super) struct Worker {
 
 /// A session is counted as its worker's until this is dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
-    worker: Arc<Worker>,
-    /// Who asks for it is that worker.
-    is_here: bool,
-}
+pub(super) struct Seat(Arc<Worker>);
 
 /// Their threads, which end when this is dropped.
 #[derive(Debug)]
@@ -75,7 +71,7 @@ impl Workers {
         let most = least.count() + least.count() / 8 + SLACK;
         let worker = if here.count() > most { least } else { here };
         worker.sessions.fetch_add(1, Ordering::Relaxed);
-        Seat { worker: Arc::clone(worker), is_here: Arc::ptr_eq(worker, here) }
+        Seat(Arc::clone(worker))
     }
 }
 
@@ -110,13 +106,17 @@ impl Worker {
 }
 
 impl Seat {
-    /// A connection that was accepted here becomes a session there, and is counted for as long.
-    pub(super) fn take<F>(self, tcp: TcpStream, session: impl FnOnce(TcpStream, Self) -> F + Send + 'static)
-    where
+    /// A connection that `here` has accepted becomes a session of this one's worker, and is counted for as long.
+    pub(super) fn take<F>(
+        self,
+        here: &Arc<Worker>,
+        tcp: TcpStream,
+        session: impl FnOnce(TcpStream, Self) -> F + Send + 'static,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let worker = Arc::clone(&self.worker);
-        if self.is_here {
+        let worker = Arc::clone(&self.0);
+        if Arc::ptr_eq(&worker, here) {
             return worker.spawn(session(tcp, self));
         }
         // Its readiness is told to the thread where it was accepted until then.
@@ -131,7 +131,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.worker.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -152,7 +152,8 @@ mod tests {
         let counts = || iter::once(first).chain(others).map(|worker| worker.count()).collect::<Vec<_>>();
         let (least, most) = (counts().into_iter().min().expect("three"), first.count());
         assert!(most > least && most <= least + least / 8 + SLACK + 1, "{:?}", counts());
-        assert!(seats.iter().take(SLACK).all(|seat| seat.is_here) && seats.iter().any(|seat| !seat.is_here));
+        let is_first = |seat: &Seat| Arc::ptr_eq(&seat.0, first);
+        assert!(seats.iter().take(SLACK).all(is_first) && !seats.iter().all(is_first));
         seats.clear();
         assert_eq!(counts(), [0, 0, 0]);
     }
@@ -178,7 +179,7 @@ mod tests {
             let told = told.clone();
             worker.sessions.fetch_add(1, Ordering::Relaxed);
             // This thread is no worker: what it accepts is told to it until somebody has it.
-            Seat { worker: Arc::clone(worker), is_here: false }.take(near, move |mut tcp, seat| async move {
+            Seat(Arc::clone(worker)).take(&Worker::on(Handle::current()), near, move |mut tcp, seat| async move {
                 let name = thread::current().name().unwrap_or_default().to_owned();
                 told.send(name).expect("heard");
                 let mut byte = [0];

@@ -6,6 +6,7 @@ mod grid;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -16,6 +17,7 @@ use tracing::debug;
 use self::attempt::{Admitted, Attempt, Client, Stop};
 pub use self::grid::Grid;
 use crate::admission::{Entry, Permit};
+use crate::backend::Place;
 use crate::config::ListenerTls;
 use crate::dialogue::{Asked, Dialogue, farewell};
 use crate::imap::{Offer, UserName};
@@ -64,23 +66,16 @@ impl Session {
         Self { server, door, record, origin, deadline, phase, is_check: false }
     }
 
-    /// Lives it; `held` is let go when that is over. A client is logged in within seconds and stays for days: what it takes to log
-    /// in is put away before the relay begins, so that a session that is in holds nothing of it.
-    pub fn run<H: Send>(self, tcp: TcpStream, entry: Entry, held: H) -> impl Future<Output = ()> + use<H> {
-        let coming = Box::pin(self.come_in(tcp, entry));
-        async move {
-            let _held = held;
-            if let Some(relaying) = coming.await {
-                relaying.await;
-            }
-        }
+    /// Its life; `held` is let go when that is over.
+    pub fn run<H: Send + 'static>(self, tcp: TcpStream, entry: Entry, held: H) -> Life {
+        Life(Box::pin(self.come_in(tcp, entry, held)))
     }
 
     /// What is left of the session's life, or nothing.
-    async fn come_in(mut self, tcp: TcpStream, entry: Entry) -> Option<Pin<Box<impl Future<Output = ()>>>> {
+    async fn come_in<H: Send + 'static>(mut self, tcp: TcpStream, entry: Entry, held: H) -> Option<Life> {
         let opened = self.door.metrics.opened();
         match self.log_in(tcp, entry).await {
-            Ok(inside) => Some(Box::pin(inside.relay(self, opened))),
+            Ok(inside) => Some(Life(Box::pin(inside.relay(self, opened, held)))),
             Err(ending) => {
                 drop(opened);
                 // A balancer that looks whether we live goes away as soon as it knows.
@@ -123,7 +118,7 @@ impl Session {
         self.server.metrics.proxy_header(if header.version == 1 { "v1" } else { "v2" });
         self.is_check = header.local;
         self.origin.behind(header);
-        self.record.client = self.origin.client;
+        self.record.speaks_for(self.origin.client);
         Ok(())
     }
 
@@ -232,7 +227,7 @@ impl Session {
             let Asked::Login(login) = dialogue.next().await? else { return Err(Ending::Internal) };
             self.origin.clone_from(&met);
             self.origin.identified(dialogue.id(), trusted);
-            self.record.client = self.origin.client;
+            self.record.speaks_for(self.origin.client);
             attempts += 1;
             dialogue.known_as(login.authzid.as_ref().unwrap_or(&login.user));
             let client = Client { origin: &self.origin, tls: tls.as_ref(), attempts, session: &self.record.session };
@@ -279,6 +274,21 @@ impl Session {
     }
 }
 
+/// A session's life: one stage, and then the next. A client is logged in within seconds and stays for days: what it takes to log
+/// in is put away before the relay begins, so that a session that is in holds nothing of it.
+pub struct Life(Pin<Box<dyn Future<Output = Option<Self>> + Send>>);
+
+impl Future for Life {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(next) = ready!(self.0.as_mut().poll(cx)) {
+            *self = next;
+        }
+        Poll::Ready(())
+    }
+}
+
 /// A session that is logged in.
 struct Inside {
     client: Buffered<Stream>,
@@ -292,7 +302,7 @@ impl Inside {
     /// Moves bytes until that is over. What only logging in needed is let go before: a session may last for days, and the
     /// configuration of its beginning with all its users is not to last as long.
     // Not an `async fn`: that would hold all of its arguments, and twice, for as long.
-    fn relay(self, session: Session, opened: Present) -> impl Future<Output = ()> + use<> {
+    fn relay<H>(self, session: Session, opened: Present, held: H) -> impl Future<Output = Option<Life>> + use<H> {
         let Session { server, mut record, phase, .. } = session;
         let Self { client, mut tap, admitted, _permit: permit } = self;
         let Admitted { link, welcome: _, route, stake, user, ticket, presence } = admitted;
@@ -308,20 +318,20 @@ impl Inside {
             ticket.pulse().notice().stop();
         }
         let keep = stake.is_some();
-        let (place, loan) = match stake {
-            Some(stake) => (None, Some(Box::new(Loan { stake, lent, pool: Arc::clone(&server.pool) }))),
-            None => (Some(lent.into_place()), None),
+        let holder = match stake {
+            Some(stake) => Holder::Lent(Box::new(Loan { stake, lent, pool: Arc::clone(&server.pool) })),
+            None => Holder::Taken(lent.into_place()),
         };
-        let counted = (permit, user, presence, place);
+        let counted = (permit, user, presence);
         let spread = move || backend.spread();
         let terms = Terms { idle, spread, keep, pulse: ticket.pulse(), tap };
         let relaying = Box::pin(relay(client, link, terms));
         async move {
             let (report, kept) = relaying.await;
             drop(active);
-            match (kept, loan) {
-                (Some(kept), Some(loan)) => loan.give_back(kept, &ticket),
-                (None, Some(loan)) if report.ending.side() == Side::Client => {
+            match (kept, holder) {
+                (Some(kept), Holder::Lent(loan)) => loan.give_back(kept, &ticket),
+                (None, Holder::Lent(loan)) if report.ending.side() == Side::Client => {
                     loan.stake.backend().metrics.evicted(Eviction::Dirty);
                 }
                 _ => {}
@@ -329,8 +339,18 @@ impl Inside {
             drop((ticket, counted, opened));
             (record.to_backend, record.to_client) = (report.to_backend, report.to_client);
             record.close(report.ending);
+            drop(held);
+            None
         }
     }
+}
+
+/// What holds the link's place at its backend.
+enum Holder {
+    /// The link ends with the session.
+    Taken(#[expect(dead_code, reason = "held for its Drop")] Place),
+    /// It may outlive it. Boxed: not every session pools.
+    Lent(Box<Loan>),
 }
 
 /// A link that may outlive the session.

@@ -19,7 +19,6 @@ const EARLY: usize = 64;
 /// A session's. Small: there is one in every relay.
 #[derive(Default)]
 pub struct Tap {
-    traces: Arc<Traces>,
     /// The turn of the traces of which this knows.
     seen: u64,
     who: Box<Who>,
@@ -28,6 +27,7 @@ pub struct Tap {
 /// Whose it is, and who looks.
 #[derive(Default)]
 struct Who {
+    traces: Arc<Traces>,
     session: Arc<str>,
     user: Option<UserName>,
     /// There while lines are wanted.
@@ -49,20 +49,20 @@ impl fmt::Debug for Tap {
 impl Tap {
     /// One of a session whose user is not known.
     pub fn new(traces: &Arc<Traces>, session: &Arc<str>) -> Self {
-        let who = Who { session: Arc::clone(session), ..Who::default() };
-        Self { traces: Arc::clone(traces), seen: 0, who: Box::new(who) }
+        let who = Who { traces: Arc::clone(traces), session: Arc::clone(session), user: None, wanted: None };
+        Self { seen: 0, who: Box::new(who) }
     }
 
     /// Whether lines are wanted, if that may have changed since this was asked last. To be asked before anything is heard.
     pub fn turn(&mut self) -> Option<bool> {
         // What is missed for a moment is seen a moment later: the lock of the list orders all that matters.
-        let turn = self.traces.turn.load(Ordering::Relaxed);
+        let turn = self.who.traces.turn.load(Ordering::Relaxed);
         if turn == self.seen {
             return None;
         }
         self.seen = turn;
         let was_wanted = self.is_wanted();
-        self.who.look(&self.traces);
+        self.who.look();
         (was_wanted != self.is_wanted()).then_some(self.is_wanted())
     }
 
@@ -107,8 +107,8 @@ impl Tap {
 
     fn look(&mut self) {
         // Nobody ever looked at anybody: then there is no list to go through either.
-        if self.traces.turn.load(Ordering::Relaxed) > 0 {
-            self.who.look(&self.traces);
+        if self.who.traces.turn.load(Ordering::Relaxed) > 0 {
+            self.who.look();
         }
     }
 }
@@ -135,16 +135,16 @@ impl Who {
     }
 
     /// Asks who looks.
-    fn look(&mut self, traces: &Traces) {
+    fn look(&mut self) {
         let Some(user) = &self.user else {
-            if traces.open().is_empty() {
+            if self.traces.open().is_empty() {
                 self.wanted = None;
             } else {
                 self.wanted.get_or_insert_default();
             }
             return;
         };
-        let sinks = traces.of(user);
+        let sinks = self.traces.of(user);
         let was_shown = self.wanted.as_ref().is_some_and(|wanted| !wanted.sinks.is_empty());
         if sinks.is_empty() {
             self.wanted = None;
