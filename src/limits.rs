@@ -10,6 +10,7 @@
 //! (`limits/pace.rs`), so that operators can be told (`limits/held.rs`).
 
 mod held;
+mod known;
 mod pace;
 
 use std::collections::VecDeque;
@@ -27,9 +28,10 @@ use crate::config;
 use crate::imap::{Login, UserName};
 use crate::network::{is_in, network_of};
 use crate::outcome::Limit;
-use crate::tally::{MOST_KEYS, Place, Tally};
+use crate::tally::{Place, Tally};
 
 pub use held::{Held, Who};
+use known::Known;
 use pace::{Notes, Pace, Whose};
 
 /// Wrong secrets remembered per user and network, so that the same one does not count twice.
@@ -38,10 +40,6 @@ const REMEMBERED: usize = 10;
 const REMEMBERED_FOR: Duration = Duration::from_hours(1);
 /// Of more users and networks than this, wrong secrets are not remembered: each time counts then, also the same one's.
 const MOST_PASTS: usize = 100_000;
-/// How long a user is known in a network where it has logged in.
-const KNOWN_FOR: Duration = Duration::from_hours(24);
-/// In how many networks a user is known, the latest ones; so one account cannot take the room of all others.
-const MOST_NETWORKS: usize = 32;
 /// How long after the last refusal a user who has all sessions that it may have counts as held back.
 const FULL_FOR: Duration = Duration::from_mins(10);
 
@@ -61,7 +59,7 @@ pub struct Limits {
     logins: Option<Arc<Pace<Claim>>>,
     network_failures: Option<Arc<Failures<IpAddr>>>,
     user_failures: Option<Arc<Failures<Claim>>>,
-    known: Arc<DashMap<User, Vec<(IpAddr, Instant)>>>,
+    known: Arc<Known>,
 }
 
 /// Counts a session as its user's, until it is dropped.
@@ -95,7 +93,7 @@ impl Limits {
             logins: pace(limits.logins_per_user),
             network_failures: limits.failures_per_network.and_then(Failures::new),
             user_failures: limits.failures_per_user.and_then(Failures::new),
-            known: Arc::default(),
+            known: Arc::new(Known::new()),
         })
     }
 
@@ -181,17 +179,7 @@ impl Limits {
         if let Some(failures) = &self.user_failures {
             failures.pace.rates.forgive(self.claim_at(user, network));
         }
-        // A newcomer that cannot be remembered is merely not known.
-        if self.known.contains_key(&user) || self.known.len() < MOST_KEYS {
-            let mut networks = self.known.entry(user).or_default();
-            networks.retain(|(other, since)| *other != network && since.elapsed() < KNOWN_FOR);
-            if networks.len() == MOST_NETWORKS {
-                networks.remove(0);
-            }
-            // Most users are in one, and there are many users.
-            networks.reserve_exact(1);
-            networks.push((network, Instant::now()));
-        }
+        self.known.learn(user, network);
     }
 
     /// Counts a session as the user's whose mail it shows.
@@ -235,20 +223,13 @@ impl Limits {
             failures.sweep();
         }
         self.full.sweep();
-        self.known.retain(|_, networks| {
-            networks.retain(|(_, since)| since.elapsed() < KNOWN_FOR);
-            !networks.is_empty()
-        });
-        self.known.shrink_to_fit();
+        self.known.sweep();
     }
 
     /// The claim, and the network if it is for that one only.
     fn claim(&self, login: &Login, network: IpAddr) -> (Claim, Option<IpAddr>) {
         let user = self.hashed(&login.user);
-        let is_known = self.known.get(&user).is_some_and(|networks| {
-            networks.iter().any(|(known, since)| *known == network && since.elapsed() < KNOWN_FOR)
-        });
-        if is_known { (self.claim_at(user, network), Some(network)) } else { (user, None) }
+        if self.known.is_in(&user, network) { (self.claim_at(user, network), Some(network)) } else { (user, None) }
     }
 
     fn claim_at(&self, user: User, network: IpAddr) -> Claim {

@@ -90,9 +90,7 @@ impl Limits {
     pub fn pardon_user(&self, user: &UserName) -> usize {
         let user = self.hashed(user);
         let mut claims = vec![user];
-        if let Some(networks) = self.known.get(&user) {
-            claims.extend(networks.iter().map(|(network, _)| self.claim_at(user, *network)));
-        }
+        claims.extend(self.known.networks_of(&user).into_iter().map(|network| self.claim_at(user, network)));
         let pardon = |pace: &Pace<Claim>| claims.iter().filter(|claim| pace.pardon(**claim)).count();
         let failures = self.user_failures.as_ref().map_or(0, |failures| pardon(&failures.pace));
         failures + self.logins.as_ref().map_or(0, |logins| pardon(logins))

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use zeroize::Zeroizing;
 
+use super::known::{KNOWN_FOR, MOST_NETWORKS};
 use super::*;
 use crate::imap::{Credentials, Mechanism, Secret, UserName};
 
