@@ -507,7 +507,8 @@ fn a_relay_is_small() {
     let Rig { near_client, near_backend, pulse, .. } = rig(64);
     let size = size_of_val(&relay(near_client, near_backend, terms(Duration::ZERO, false, &pulse)))
         - 2 * size_of::<DuplexStream>();
-    assert!(size <= 800, "{size}");
+    // With its streams 448, a class of sizes of the allocator.
+    assert!(size <= 384, "{size}");
 }
 
 #[tokio::test]
