@@ -161,11 +161,10 @@ impl Limits {
         let (network, fingerprint) = (network_of(client), self.fingerprint(login));
         let network_is_held =
             self.network_failures.as_ref().is_some_and(|failures| failures.count(network, fingerprint, None));
-        let (claim, known_at) = self.claim(login, network);
-        let user_is_held = self
-            .user_failures
-            .as_ref()
-            .is_some_and(|failures| failures.count(claim, fingerprint, Some((&login.user, known_at))));
+        let user_is_held = self.user_failures.as_ref().is_some_and(|failures| {
+            let (claim, known_at) = self.claim(login, network);
+            failures.count(claim, fingerprint, Some((&login.user, known_at)))
+        });
         [network_is_held.then_some(Limit::FailuresPerNetwork), user_is_held.then_some(Limit::FailuresPerUser)]
     }
 

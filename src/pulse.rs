@@ -80,7 +80,7 @@ impl Pulse {
         self.born
     }
 
-    /// When something moved last; at first, when the session began.
+    /// When something moved last; before that, when the relay began, or the session.
     pub fn last(&self) -> Instant {
         self.born + Duration::from_millis(self.beat.load(Ordering::Relaxed))
     }

@@ -50,10 +50,12 @@ impl Known {
 
     /// It has now. A newcomer that cannot be remembered is merely not known.
     pub(super) fn learn(&self, user: User, network: IpAddr) {
-        let is_full = self.users.len() >= MOST_KEYS;
+        // How many there are is asked of every part of the table, so not for each login.
+        if !self.users.contains_key(&user) && self.users.len() >= MOST_KEYS {
+            return;
+        }
         let seen = Seen { network, at: self.now() };
         match self.users.entry(user) {
-            Entry::Vacant(_) if is_full => {}
             Entry::Vacant(entry) => {
                 entry.insert(Networks::One(seen));
             }
@@ -86,7 +88,7 @@ impl Known {
     }
 
     fn is_fresh(&self, seen: &Seen) -> bool {
-        u64::from(self.now() - seen.at) < KNOWN_FOR.as_secs()
+        u64::from(self.now().saturating_sub(seen.at)) < KNOWN_FOR.as_secs()
     }
 
     fn now(&self) -> u32 {
