@@ -176,6 +176,8 @@ class Round:
             self.add("idle", left_kb=(self.peer.memory() - floor) / sizes[-1])
             load.go()
             result = load.line()
+            if result["ended"]:
+                raise Failed(f"{result['ended']} of {sizes[-1]} sessions have ended before they were to")
             told = self.options.watched_size if self.options.watched_size in sizes else 0
             if not 0.9 * told <= result["heard"] <= 1.2 * told:
                 raise Failed(f"{result['heard']} lines were heard, and {told} were told")

@@ -60,9 +60,10 @@ pub(crate) async fn idle(client: Client, numbers: &[usize], concurrency: usize) 
         let (heard, ended) = (counts.heard.load(Ordering::Relaxed), counts.ended.load(Ordering::Relaxed));
         driver.phase_with(json!({"phase": "held", "sessions": number, "heard": heard, "ended": ended})).await?;
     }
-    let (heard, ended) = (counts.heard.load(Ordering::Relaxed), counts.ended.load(Ordering::Relaxed));
     release.send_replace(true);
     all(&mut held).await?;
+    // Of a session that was ended before its release its task may hear only now.
+    let (heard, ended) = (counts.heard.load(Ordering::Relaxed), counts.ended.load(Ordering::Relaxed));
     driver.phase("gone").await?;
     Ok(json!({"sessions": numbers, "seconds": seconds, "heard": heard, "ended": ended}))
 }
@@ -104,7 +105,12 @@ impl Idling {
             }
         }
         let _place = places.acquire_owned().await?;
-        self.end().await
+        let ended = self.end().await;
+        if ended.as_ref().is_err_and(Wrong::is_closed) {
+            counts.ended.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        ended
     }
 
     async fn end(mut self) -> Result<(), Wrong> {

@@ -17,6 +17,11 @@ impl Wrong {
         Self(what.into())
     }
 
+    /// The other side has gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.ends_with("closed")
+    }
+
     /// The same, with where it was in front.
     pub(crate) fn at(self, place: &str) -> Self {
         Self(format!("{place}: {}", self.0))
